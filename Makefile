@@ -1,0 +1,46 @@
+# Every target sets up what it needs in .venv first; there is nothing to install by hand.
+PYTHON ?= python3
+PROFILE ?= smoke
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help reproduce test pins FORCE
+
+help: ## print this
+	@echo 'AutoScale. Targets:'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s%s\n", $$1, $$2}' Makefile
+	@echo 'Variables:'
+	@echo '  PROFILE=smoke      what to reproduce: a file in nbs/paper/profiles, without its .yml'
+	@echo '  PYTHON=python3     the Python that .venv is made with'
+	@echo '  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu'
+	@echo '                     pip reads this one: torch for Linux without CUDA (0.2 GB instead of several)'
+
+reproduce: $(STAMP) ## run the experiment of PROFILE from text to weights and figures; what is done already is kept
+	@.venv/bin/autoscale reproduce --profile "$(PROFILE)"
+
+test: $(STAMP) ## run every test, the notebooks among them
+	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest --durations=10
+
+# The stamp is written last and removed first: after an interrupted set-up .venv is built anew, and so it is where the path in
+# the stamp is another one, for a virtual environment that was copied or moved still runs the package of its old folder.
+STALE := $(shell test -x .venv/bin/python && test "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" || echo stale)
+$(STAMP): constraints.txt settings.ini setup.py pyproject.toml $(if $(STALE),FORCE)
+	@command -v "$(PYTHON)" >/dev/null || { echo 'There is no $(PYTHON) here; name another: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11, 5) or sys.exit("constraints.txt needs Python 3.11.5 or later (known good: 3.11) and $(PYTHON) is %s; name another: make PYTHON=python3.11 $(MAKECMDGOALS)" % sys.version.split()[0])'
+	@echo 'Setting up .venv with the versions of constraints.txt: about 2 minutes and 2 GB. Later calls skip this.'
+	@rm -f $@
+	@"$(PYTHON)" -m venv $(if $(STALE),--clear) .venv
+	@.venv/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[train,paper,dev]'
+	@pwd -P > $@
+
+pins: ## write constraints.txt and environment.yml from what is installed in .venv
+	@.venv/bin/python -m pip freeze --all --exclude-editable --exclude pip > .venv/freeze.txt
+	@{ echo '# Exact versions of everything that make installs into .venv, direct and transitive; they work together on Python 3.11 (3.11.5 or later).'; \
+	   echo '# To refresh: upgrade in .venv (.venv/bin/python -m pip install --upgrade ...), run make pins, which writes environment.yml too, then make test.'; \
+	   sed 's/+.*//' .venv/freeze.txt; } > constraints.txt.tmp-
+	@{ echo '# The versions of constraints.txt for conda; written by make pins.'; \
+	   printf 'name: autoscale\nchannels:\n  - conda-forge\n  - nodefaults\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	   sed -n 's/^[^#]/      - &/p' constraints.txt.tmp-; \
+	   echo '      - -e .[train,paper,dev]'; } > environment.yml.tmp-
+	@mv constraints.txt.tmp- constraints.txt && mv environment.yml.tmp- environment.yml
