@@ -216,7 +216,7 @@ def archive_members(path: str | Path,  # a zip (wheel) or a tar
         parts = PurePosixPath(name.replace("\\", "/"))
         if not plain: raise InputError(f"{path}: refused, its member {name!r} is a link or a device")
         if parts.is_absolute() or ".." in parts.parts or re.match("[A-Za-z]:", name): raise InputError(f"{path}: refused, its member {name!r} points out of the archive")
-        if total > 1 << 32: raise InputError(f"{path}: refused, it unpacks to more than 4 GiB")
+        if total > 1 << 31: raise InputError(f"{path}: refused, it unpacks to more than 2 GiB")
         return bool(wanted.fullmatch(name))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
@@ -322,7 +322,7 @@ def _reviews(path: Path) -> Iterator[Document]:
     for _, raw in archive_members(path, r".*/rotten_tomatoes_corpus_full\.csv\.bz2"):
         for row in csv.DictReader(io.StringIO(bz2.decompress(raw).decode(), newline="")): yield Document(html.unescape(row["text"]))
 
-# %% ../nbs/01_corpus.ipynb #1cec2dfb
+# %% ../nbs/01_corpus.ipynb #9c9238d6
 @dataclass(frozen=True)
 class PackageSource:
     "Documents inside a registry package; it is downloaded when they are first read."
@@ -361,7 +361,7 @@ def preset_sources(preset: str = "seven",  # `seven` (258 MB to download) or `si
     if preset == "six": sources["wikipedia"] = [s for s in sources["wikipedia"] if s.reader is not _wikitext]
     return sources
 
-# %% ../nbs/01_corpus.ipynb #f68c311e
+# %% ../nbs/01_corpus.ipynb #bbbcc1bc
 def work_key(document: Document, salt: str) -> bytes:
     "16 bytes that decide where a document stands: sha256 of the salt and the work (its own text, where it names none)."
     return hashlib.sha256(f"{salt}\0{'work' if document.work else 'text'}\0{document.work or document.text}".encode("utf-8", "surrogatepass")).digest()[:16]
@@ -380,7 +380,7 @@ def validation_size(keys: list[bytes],  # (n,) sorted: documents of one work are
         if held >= fraction * total: return end
     return starts[-1]
 
-# %% ../nbs/01_corpus.ipynb #bbbcc1bc
+# %% ../nbs/01_corpus.ipynb #1ec96a95
 end_of_text = "<|endoftext|>"
 
 def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every domain
@@ -408,7 +408,7 @@ def load_tokenizer(name: str | Path):  # a folder, or a name on the hub
 def _end_id(tokenizer) -> int | None:
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
 
-# %% ../nbs/01_corpus.ipynb #14135c12
+# %% ../nbs/01_corpus.ipynb #2bbc4f78
 _format, _splits = "autoscale token store 1", ("train", "valid")  # raise the number whenever extraction, split or layout change
 
 def _canonical(content) -> str:
@@ -430,9 +430,15 @@ class TokenStore:
         return _canonical({"files": files, "tokenizer": self.manifest["tokenizer"], "dtype": self.manifest["dtype"]})
 
     @property
-    def domains(self) -> tuple[str, ...]: return tuple(self.manifest["domains"])
+    def domains(self) -> tuple[str, ...]:
+        "Names, in the order they were given."
+        return tuple(self.manifest["domains"])
+
     @property
-    def vocab_size(self) -> int: return self.manifest["tokenizer"]["vocab_size"]
+    def vocab_size(self) -> int:
+        "Every token is smaller than this."
+        return self.manifest["tokenizer"]["vocab_size"]
+
     @property
     def eot(self) -> int:
         "The token after every document."
@@ -460,7 +466,7 @@ class TokenStore:
         "The `transformers` tokenizer that the store was cut with."
         return load_tokenizer(self.path/"tokenizer")
 
-# %% ../nbs/01_corpus.ipynb #220f8360
+# %% ../nbs/01_corpus.ipynb #10943825
 def open_store(path: str | Path,  # the folder
                verify: bool = True,  # read every file and compare its sha256; False: compare sizes only
               ) -> TokenStore:
@@ -483,7 +489,7 @@ def open_store(path: str | Path,  # the folder
     if _folder_sha256(path/"tokenizer") != manifest["tokenizer"]["sha256"]: raise InputError(f"{path}/tokenizer: damaged, or another tokenizer (its sha256 is not the manifest's); {again}")
     return TokenStore(path, manifest)
 
-# %% ../nbs/01_corpus.ipynb #1ec96a95
+# %% ../nbs/01_corpus.ipynb #87e09da1
 class _Spool:
     "A domain's distinct documents on disk, and where each of them stands: of a document only its place stays in memory."
     def __init__(self, path: Path): self.path, self.rows = path, []
@@ -560,7 +566,7 @@ def build_store(path: str | Path,  # the folder to make
     if differs: raise InputError(f"{path}: another store stands here (its {' and '.join(differs)} differ from what is asked for); give another folder or delete this one")
     return store
 
-# %% ../nbs/01_corpus.ipynb #89f001b5
+# %% ../nbs/01_corpus.ipynb #cbbbd0f2
 def _build(folder: Path, domains: dict[str, list[Source]], tokenizer: str | Path | None, request: dict, progress: bool):
     bar = lambda what, total=None: tqdm(desc=what, total=total, unit="B", unit_scale=True, mininterval=.5, disable=not progress)
     spools, seen, held, salt = {}, set(), {}, f"autoscale {request['seed']}"

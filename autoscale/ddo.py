@@ -55,7 +55,7 @@ class Design:
     @property
     def total(self) -> int:
         "Tokens of the base run, whole."
-        return int(round(self.base_tokens.sum()))
+        return round(self.base_tokens.sum())
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def _companions(mixtures, i):  # (g, m) log-amounts -> {base: mixtures that diff
 def _no_design(table, base, amounts):
     missing = [f"{d} ({n} of 2)" for d, n in zip(table.domains, amounts) if n < 2]
     return (f"no DDO design among {len(table)} runs: a base run needs, for every domain, two runs that differ from it in that domain's tokens only. Closest is "
-            f"{table.runs[base]!r} with {format_tokens(int(round(table.tokens[base].sum())))} tokens; it lacks runs for {', '.join(missing)}: train it with 3 times and with a third of those")
+            f"{table.runs[base]!r} with {format_tokens(round(table.tokens[base].sum()))} tokens; it lacks runs for {', '.join(missing)}: train it with 3 times and with a third of those")
 
 # %% ../nbs/06_ddo.ipynb #ee6024c3
 def objective_values(losses,  # (..., v) nats per token
@@ -272,7 +272,7 @@ class Solution:
     at_upper: np.ndarray  # (m,) bool
 
 def _log_marginal(log_slope, offset, gamma, x):
-    with np.errstate(divide="ignore"): return log_slope - (gamma + 1) * np.log(offset + x)
+    with np.errstate(divide="ignore", invalid="ignore"): return np.where(log_slope > -np.inf, log_slope - (gamma + 1) * np.log(offset + x), -np.inf)
 
 def _amounts_at(t, log_slope, offset, gamma, lower, upper):  # x_i(t); expm1 keeps digits where x is small beside the offset
     u = (log_slope - t) / (gamma + 1)
@@ -352,7 +352,7 @@ def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain witho
         t = _search_price(*some, total - lower[~valued].sum(), lower[valued], upper[valued])
         x[valued] = _amounts_at(t, *some, lower[valued], upper[valued])
         x[valued] = _fill(x[valued], total - math.fsum(lower[~valued]), lower[valued], upper[valued], offset[valued], gamma[valued])
-    return Solution(x, t, _kkt(log_slope, offset, gamma, x, t, total, lower, upper), x <= lower, x >= upper)
+    return Solution(x, float(t), _kkt(log_slope, offset, gamma, x, t, total, lower, upper), x <= lower, x >= upper)
 
 # %% ../nbs/06_ddo.ipynb #1410bdde
 @dataclass(frozen=True)
@@ -408,7 +408,7 @@ class DDOLaw:
                ) -> Optimum:
         "Step 4 of DDO: minimise sum_i (N0_i + N_i / B_i)^-gamma_i over mixtures of `total` tokens (Kang et al. 2025, Algorithm 1). Raises `InputError` on infeasible bounds."
         m = len(self.domains)
-        total = int(round(self.base_tokens.sum())) if total is None else int(total)
+        total = round(self.base_tokens.sum()) if total is None else int(total)
         lower, upper = (b * total for b in weight_bounds(m, floor, cap))
         s = minimise_power(self.log_beta, self.offsets, self.gamma, total, lower, upper)
         named = lambda mask: tuple(d for d, at in zip(self.domains, mask) if at)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['InputError', 'parse_tokens', 'format_tokens', 'atomic_write', 'round_to_total', 'weight_bounds', 'limit_weights',
-           'Mixture', 'with_epochs', 'mixture_to_dict', 'mixture_from_dict', 'save_mixture', 'load_mixture']
+           'Mixture', 'with_epochs', 'epoch_caps', 'load_available', 'mixture_to_dict', 'mixture_from_dict',
+           'save_mixture', 'load_mixture']
 
 # %% ../nbs/00_mixture.ipynb #cd23e57d
 import json, math, os, re, tempfile
@@ -173,6 +174,26 @@ def with_epochs(mixture: Mixture,
     return replace(mixture, epochs=tuple(n / available[d] for d, n in zip(mixture.domains, mixture.tokens)))
 
 # %% ../nbs/00_mixture.ipynb #f63e9558
+def epoch_caps(domains, available: dict[str, int],  # tokens there are of each domain
+               total: int,  # budget, tokens
+               max_epochs: float,  # passes allowed over each domain
+              ) -> np.ndarray:  # (m,) largest weight of each domain
+    "Caps that keep every domain within `max_epochs`. Raises `InputError` where all domains together cannot fill the budget."
+    missing = [d for d in domains if d not in available]
+    if missing: raise InputError(f"no available tokens are given for {', '.join(missing)}; known are {', '.join(available)}")
+    if not max_epochs > 0: raise InputError(f"at most {max_epochs:g} epochs leave no tokens; give a number above 0")
+    there_is = sum(available[d] for d in domains)
+    if max_epochs * there_is < total: raise InputError(f"{max_epochs:g} epochs of {format_tokens(there_is)} available tokens are {format_tokens(int(max_epochs * there_is))}, less than the budget of {format_tokens(total)}; allow {total / there_is:.3g} epochs or more")
+    return np.array([min(1., max_epochs * available[d] / total) for d in domains])
+
+def load_available(path: str | Path) -> dict[str, int]:
+    "Read `{\"domain\": tokens}`. Raises `InputError` naming the file."
+    try: known = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read as JSON ({e})") from None
+    if not isinstance(known, dict): raise InputError(f'{path}: is not of the form {{"domain": tokens}}')
+    return {d: parse_tokens(n) for d, n in known.items()}
+
+# %% ../nbs/00_mixture.ipynb #9f991cfd
 def mixture_to_dict(mixture: Mixture) -> dict:  # ready for `json.dumps`
     "The mixture file's content."
     known = {k: v for k, v in (("interval", mixture.interval), ("epochs", mixture.epochs)) if v is not None}

