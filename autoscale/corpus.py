@@ -99,9 +99,10 @@ class LocalSource:
         "Stream the documents, file by file. Raises `InputError` where a file cannot be read or lacks the text field."
         format = self._format(self.files[0])
         column, options = ("text", {"sample_by": "document"}) if format == "text" else (self.text_field, {})
-        load = _needs("datasets").load_dataset
+        datasets = _needs("datasets"); datasets.disable_progress_bars()  # its bar counts files; ours counts bytes
+        files = [glob.escape(str(f)) for f in self.files]
         try:
-            for row in load(format, data_files=[str(f) for f in self.files], split="train", streaming=True, **options):
+            for row in datasets.load_dataset(format, data_files=files, split="train", streaming=True, **options):
                 if not isinstance(row.get(column), str):
                     raise InputError(f"{self.path}: a row has no text in {column!r}; its columns are {', '.join(row)}")
                 yield Document(row[column])

@@ -276,7 +276,7 @@ def _log_marginal(log_slope, offset, gamma, x):
 
 def _amounts_at(t, log_slope, offset, gamma, lower, upper):  # x_i(t); expm1 keeps digits where x is small beside the offset
     u = (log_slope - t) / (gamma + 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         x = np.where(offset > 0, offset * np.expm1(np.minimum(u - np.log(offset), 700)), np.exp(np.minimum(u, 700)))
     return np.clip(x, lower, upper)
 
@@ -291,18 +291,18 @@ def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes 
         held = x.sum()
         low, high = (t, high) if held > total else (low, t)
         free = (x > lower) & (x < upper)
-        slope = -((offset + x)[free] / (gamma + 1)[free]).sum() / held
-        newton = t - math.log(held / total) / slope if slope < 0 and held > 0 else math.nan
+        fall = ((offset + x)[free] / (gamma + 1)[free]).sum()  # of the sum, as the price rises
+        newton = t + math.log(held / total) * held / fall if fall > 0 and held > 0 else math.nan
         after = newton if low < newton < high else (low + high) / 2
         if abs(held - total) <= 1e-15 * total or after == t or high - low <= 4e-16 * abs(t): break
         t = after
     return t
 
 # %% ../nbs/06_ddo.ipynb #551b94cd
-def _fill(x, total, lower, upper, offset, gamma):  # hand the last rounding error to the free entries, as a common change of price would
+def _fill(x, total, lower, upper, offset, gamma):  # where no floating-point price meets the total: hand the rest to the free entries, as a common change of price would
     for _ in range(4):
         short = total - math.fsum(x)
-        if not short: break
+        if abs(short) <= 1e-14 * total: break  # rounding of the sum itself; pressed into a small free entry it would only spoil the marginals
         able = (x < upper) if short > 0 else (x > lower)
         free = able & (x > lower) & (x < upper)
         share = np.where(free, (offset + x) / (gamma + 1), 0) if free.any() else np.where(able, 1., 0)
@@ -310,7 +310,8 @@ def _fill(x, total, lower, upper, offset, gamma):  # hand the last rounding erro
     return x
 
 def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
-    fixed, free = lower >= upper, (x > lower) & (x < upper)
+    fixed = (lower >= upper) | (offset + x < 1e-290)  # less than a float can hold: its marginal value cannot be seen
+    free = (x > lower) & (x < upper) & ~fixed
     marginal = _log_marginal(log_slope, offset, gamma, x)
     gap = np.zeros(len(x))
     with np.errstate(invalid="ignore"): away = np.where(marginal == t, 0., marginal - t)
@@ -338,21 +339,23 @@ def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain witho
     for i in np.flatnonzero(~((lower >= 0) & (lower <= upper))): raise InputError(f"domain {i}: lower bound {lower[i]:,.6g} and upper bound {upper[i]:,.6g}; need 0 <= lower <= upper")
     if lower.sum() > total * (1 + 1e-12): raise InputError(f"the lower bounds sum to {lower.sum():,.10g}, more than the total of {total:,.10g}; lower them")
     if upper.sum() < total * (1 - 1e-12): raise InputError(f"the upper bounds sum to {upper.sum():,.10g}, less than the total of {total:,.10g}; raise them")
-    room, upper = np.minimum(upper, total) - lower, np.clip(upper, lower, np.maximum(lower, lower + (total - lower.sum())))
+    slack = total - math.fsum(lower)
+    if slack <= 1e-14 * total: slack = 0.  # the bounds leave nothing but rounding
+    ceiling = np.minimum(upper, lower + 2 * slack)  # finite, and out of reach where it is not the bound
     log_slope, valued = log_beta + np.log(gamma), log_beta > -np.inf
     x, t = lower.copy(), -math.inf
-    if upper[valued].sum() + lower[~valued].sum() <= total:  # everything of value is bought: the rest by room
-        x[valued] = upper[valued]
-        room = np.where(valued, 0, room)
-        if room.sum() > 0: x += (total - math.fsum(x)) / room.sum() * room
-        elif valued.all(): t = float(_log_marginal(log_slope, offset, gamma, upper).min())
-    elif lower.sum() >= total: t = float(_log_marginal(log_slope, offset, gamma, lower)[valued].max())
+    if not slack: t = _log_marginal(log_slope, offset, gamma, lower).max()
+    elif ceiling[valued].sum() + lower[~valued].sum() <= total:  # everything of value is bought: the rest by room
+        x[valued] = ceiling[valued]
+        room = np.where(valued, 0, np.minimum(upper, total) - lower)
+        if room.any(): x += (total - math.fsum(x)) / room.sum() * room
+        else: t = _log_marginal(log_slope, offset, gamma, x).min()
     else:
         some = (log_slope[valued], offset[valued], gamma[valued])
-        t = _search_price(*some, total - lower[~valued].sum(), lower[valued], upper[valued])
-        x[valued] = _amounts_at(t, *some, lower[valued], upper[valued])
-        x[valued] = _fill(x[valued], total - math.fsum(lower[~valued]), lower[valued], upper[valued], offset[valued], gamma[valued])
-    return Solution(x, float(t), _kkt(log_slope, offset, gamma, x, t, total, lower, upper), x <= lower, x >= upper)
+        bounds, rest = (lower[valued], ceiling[valued]), total - math.fsum(lower[~valued])
+        t = _search_price(*some, rest, *bounds)
+        x[valued] = _fill(_amounts_at(t, *some, *bounds), rest, *bounds, *some[1:])
+    return Solution(x, float(t), _kkt(log_slope, offset, gamma, x, t, total, lower, ceiling), x <= lower, x >= upper)
 
 # %% ../nbs/06_ddo.ipynb #1410bdde
 @dataclass(frozen=True)

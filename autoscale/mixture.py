@@ -93,23 +93,17 @@ def limit_weights(weights,  # (m,) weights that sum to 1
                  ) -> np.ndarray:  # (m,) weights within the bounds that sum to 1
     """The weights within the bounds that are nearest to `weights` in relative entropy.
 
-    Minimising KL(v | w) under the bounds gives v_i = clip(c w_i, floor_i, cap_i) with one constant c: free domains keep their ratios. c is found exactly,
-    between two neighbouring breakpoints of the piecewise linear sum. Raises `InputError` where the bounds are infeasible."""
+    Minimising KL(v | w) under the bounds gives v_i = clip(c w_i, floor_i, cap_i) with one constant c: free domains keep their ratios. The sum is piecewise linear in c,
+    so c lies by interpolation between two of its breakpoints. Raises `InputError` where the bounds are infeasible."""
     weights = np.asarray(weights, float)
     lower, upper = weight_bounds(len(weights), floor, cap)
     some = weights > 0
-    breaks = np.unique(np.concatenate([lower[some] / weights[some], upper[some] / weights[some]]))
     held = lambda c: np.where(some, np.clip(c * weights, lower, upper), lower)
-    if held(breaks[-1]).sum() < 1:  # every domain with weight is at its cap: the rest goes to those at zero, in proportion to their room
-        v = held(breaks[-1]); room = upper - v
-        return v + (1 - v.sum()) * room / room.sum()
-    right = int(np.searchsorted([held(c).sum() for c in breaks], 1))
-    free = held(breaks[right])
-    if right == 0: return free / free.sum()
-    inside = some & (lower < breaks[right] * weights) & (breaks[right-1] * weights < upper)
-    fixed = np.where(inside, 0, held(breaks[right-1] if right else 0))
-    c = (1 - fixed.sum()) / weights[inside].sum() if inside.any() else breaks[right]
-    return np.where(inside, np.clip(c * weights, lower, upper), fixed)
+    breaks = np.unique([0, *(lower[some] / weights[some]), *(upper[some] / weights[some])])
+    sums = [held(c).sum() for c in breaks]
+    if sums[-1] >= 1: return held(np.interp(1, sums, breaks))
+    full = held(breaks[-1]); room = upper - full  # every domain that has weight is at its cap: the rest goes to those at zero, in proportion to their room
+    return full + (1 - full.sum()) * room / room.sum()
 
 # %% ../nbs/00_mixture.ipynb #897629a0
 _weights_tolerance = 1e-5  # six printed digits of seven domains may miss 1 by 3.5e-6

@@ -49,7 +49,7 @@ def test_jsonl_parquet_and_text_give_the_same_documents(tmp_path):
     write_jsonl(tmp_path/"a.jsonl", awkward, "content")
     pq.write_table(pa.table({"content": awkward}), tmp_path/"a.parquet")
     (tmp_path/"texts"/"deep").mkdir(parents=True)
-    for i, text in enumerate(awkward): (tmp_path/"texts"/("deep" if i % 2 else "")/f"{i}.txt").write_text(text, "utf-8")
+    for i, text in enumerate(awkward): (tmp_path/"texts"/("deep" if i % 2 else "")/f"{i} [a?].txt").write_text(text, "utf-8")
     for source in (LocalSource(tmp_path/"a.jsonl", text_field="content"), LocalSource(tmp_path/"a.parquet", text_field="content"), LocalSource(tmp_path/"texts"),
                    LocalSource(tmp_path/"texts"/"**"/"*.txt")):
         assert sorted(d.text for d in source.documents()) == sorted(awkward)

@@ -54,7 +54,7 @@ def test_both_paths_of_the_offset_at_300_billion():
     target = 300 * 10**9
     assert project([SMALL, LARGE], target).weights[1] == pytest.approx(.02, abs=5e-3)
     assert law.optimum(target).tokens[1] / target == pytest.approx(.15, abs=5e-3)
-    for k in (-1, 0): assert path([SMALL, LARGE], k, law.offsets) == pytest.approx([SMALL, LARGE][k].to_numpy(), rel=1e-9)
+    for k, scale in ((-1, SMALL), (0, LARGE)): assert path([SMALL, LARGE], k, law.offsets) == pytest.approx(scale.to_numpy(), rel=1e-9)
     optima = [law.optimum(n * 10**9).tokens for n in (12, 50, 300)]
     assert project(optima[:2], target, offsets=law.offsets).tokens == pytest.approx(optima[2], rel=1e-9)
 

@@ -1,0 +1,72 @@
+"""Records and run tables: read back as written, refused by name when bad."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoscale.mixture import InputError, Mixture
+from autoscale.runs import RunRecord, RunSpec, RunStore, RunTable, read_run_table, run_table, sample_run_table, write_run_table
+
+SPEC = RunSpec(Mixture(("a", "b"), (640, 640)), "s" * 64, {"model_type": "gpt2"}, {}, 64, 8)
+RECORD = RunRecord(SPEC, "base", "finished", losses={"a": 3.25, "b": 4.5}, params=1000)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 10**13), st.integers(0, 10**13), st.floats(0, 20), st.floats(0, 20)), min_size=1, max_size=8), st.booleans())
+def test_table_round_trip(tmp_path_factory, rows, optional):
+    path = tmp_path_factory.mktemp("t") / "runs.csv"
+    n = len(rows)
+    extra = {"params": np.arange(n), "seed": np.arange(n), "steps": np.arange(n)} if optional else {}
+    table = RunTable(tuple(f"run {i}, \"x3\"" for i in range(n)), ("a", "b c"), ("a", "new"), np.array([r[:2] for r in rows], float), np.array([r[2:] for r in rows]), **extra)
+    write_run_table(path, table)
+    again = read_run_table(path)
+    assert (again.runs, again.domains, again.validation) == (table.runs, table.domains, table.validation)
+    assert np.array_equal(again.tokens, table.tokens) and np.array_equal(again.losses, table.losses)
+    assert all(np.array_equal(getattr(again, k), v) for k, v in extra.items())
+
+
+def test_every_prefix_of_a_record_is_refused_and_a_swapped_one_too(tmp_path):
+    store = RunStore(tmp_path)
+    path = store.put(RECORD)
+    text = path.read_text().rstrip()
+    for cut in range(0, len(text), 7):
+        path.write_text(text[:cut])
+        with pytest.raises(InputError, match="delete the file and the run is trained again"):
+            store.get(SPEC)
+    path.write_text(text)
+    assert store.get(SPEC) == RECORD
+    path.rename(store.path(replace(SPEC, seed=7)))
+    with pytest.raises(InputError, match=f"holds the record of {SPEC.hash}"):
+        store.get(replace(SPEC, seed=7))
+
+
+def test_nan_never_reaches_a_file(tmp_path):
+    with pytest.raises(InputError, match="not finite"):
+        RunStore(tmp_path).put(replace(RECORD, losses={"a": float("nan")}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_runs_stay_out_of_the_table():
+    failed = replace(RECORD, spec=replace(SPEC, seed=1), status="failed", losses={}, reason="diverged")
+    assert len(run_table([RECORD, failed])) == 1
+    with pytest.raises(InputError, match="no finished run"):
+        run_table([failed])
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "cannot be read as CSV"), ("run,tokens.a,loss.a\nx,5,\n", "loss.a is"), ("run,tokens.a,loss.a\nx,five,1\n", "tokens.a is 'five'"),
+    ("run,tokens.a,loss.a\nx,-1,1\n", "tokens.a is -1"), ("run,tokens.a,loss.a\nx,1,-inf\n", "-inf"), ("run,tokens.a,loss.a\nx,1,1\nx,2,2\n", "twice"),
+    ("tokens.a,loss.a\n1,1\n", "needs the columns"), ("run,tokens.a\nx,1\n", "no loss"), ("run,tokens.a,loss.a\n", "without runs"), ("a\x00b", "")])
+def test_bad_tables_are_refused_by_name(tmp_path, text, says):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says) as refusal:
+        read_run_table(path)
+    assert "bad.csv" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_the_packaged_table_is_two_designs_of_real_runs():
+    table = sample_run_table()
+    assert len(table) == 26 and len(table.domains) == 6 and set(table.params) == {table.params[0]}

@@ -1,0 +1,103 @@
+"""Designs, and a sweep killed with SIGKILL: no finished run is lost, none is trained twice."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoscale.mixture import InputError, Mixture
+from autoscale.runs import RunStore, RunTable, read_run_table, write_run_table
+from autoscale.sweep import ddo_design, design_table, jobs_from_design, read_settings, sweep
+from autoscale.trainer import OPTIMISER
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(st.integers(9, 500), min_size=2, max_size=9), st.sampled_from([2.0, 3.0, 5.5]), st.sampled_from([1, 64]))
+def test_a_design_changes_one_domain_at_a_time(amounts, factor, multiple):
+    base = Mixture([f"d{i}" for i in range(len(amounts))], [n * multiple for n in amounts])
+    design = ddo_design(base, factor, multiple)
+    assert len(design) == 2 * len(amounts) + 1 and design[0] == ("base", base) and len({name for name, _ in design}) == len(design)
+    for k, (_, mixture) in enumerate(design[1:]):
+        changed = [i for i, (a, b) in enumerate(zip(mixture.tokens, base.tokens)) if a != b]
+        assert changed == [k // 2]
+        exact = base.tokens[k // 2] * (factor if k % 2 == 0 else 1 / factor)
+        assert abs(mixture.tokens[k // 2] - exact) <= multiple / 2 and mixture.tokens[k // 2] % multiple == 0
+
+
+def test_a_domain_with_too_few_tokens_is_refused_by_name():
+    with pytest.raises(InputError, match="'b'.*at least 192 tokens"):
+        ddo_design(Mixture(("a", "b"), (1920, 64)), multiple=64)
+
+
+def test_design_table_goes_through_a_file_into_jobs(tmp_path, store):
+    write_run_table(tmp_path / "design.csv", design_table([Mixture.uniform(store.domains, n * 3 * 9 * 64, multiple=64) for n in (1, 4)], multiple=64))
+    (tmp_path / "s.yml").write_text("model: {model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2}\ncontext: 64\nbatch: 8\nseeds: [0, 1]\ntarget: 5\n")
+    jobs = jobs_from_design(read_run_table(tmp_path / "design.csv", trained=False), store.hash, read_settings(tmp_path / "s.yml"))
+    assert len(jobs) == 28 and len({spec.hash for _, spec in jobs}) == 28
+    (tmp_path / "s.yml").write_text("model: {model_type: gpt2}\n")
+    with pytest.raises(InputError, match="context, batch not given"):
+        read_settings(tmp_path / "s.yml")
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from autoscale.corpus import open_store
+from autoscale.runs import RunSpec, RunStore
+from autoscale.sweep import sweep
+if __name__ == "__main__":
+    jobs = [(name, RunSpec.from_dict(d)) for name, d in json.loads(Path(sys.argv[2]).read_text())]
+    sweep(jobs, open_store(sys.argv[1]), RunStore(sys.argv[3]), workers=2, checkpoint_seconds=0.2)
+"""
+
+
+def test_killed_sweep_loses_no_finished_run_and_leaves_no_process(store, spec, tmp_path):
+    import json
+    jobs = [(name, replace(spec, mixture=mixture)) for name, mixture in ddo_design(spec.mixture, multiple=64)]
+    (tmp_path / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
+    (tmp_path / "child.py").write_text(CHILD)
+    runs = RunStore(tmp_path / "runs")
+    child = subprocess.Popen([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", tmp_path / "runs"], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while len(list(runs.folder.glob("*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(.05)
+    os.kill(child.pid, signal.SIGKILL)  # the parent alone: its workers have to notice by themselves
+    child.wait()
+    group = lambda: [p for p in os.listdir("/proc") if p.isdigit() and _group(p) == child.pid]
+    while group() and time.monotonic() < deadline:
+        time.sleep(.1)
+    assert not group(), "workers of a killed sweep are still running"
+    before = {p.name: p.stat().st_mtime_ns for p in runs.folder.glob("*.json")}
+    assert 3 <= len(before) < 7
+    records = sweep(jobs, store, runs, workers=2)
+    assert [r.name for r in records] == [name for name, _ in jobs] and all(r.status == "finished" for r in records)
+    assert {n: (runs.folder / n).stat().st_mtime_ns for n in before} == before, "a finished run was written again"
+    assert not list((runs.folder / "checkpoints").glob("*.safetensors"))
+
+
+def _group(pid):
+    "Process group, or None for a process that is gone or a zombie."
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            state, _, group = f.read().rpartition(")")[2].split()[:3]
+        return None if state == "Z" else int(group)
+    except OSError:
+        return None
+
+
+def test_one_diverging_run_does_not_stop_the_sweep(store, spec, tmp_path):
+    short = replace(spec, mixture=Mixture.uniform(store.domains, 48 * 64, multiple=64), evaluation={"sequences": 4, "every": 0})
+    jobs = [("wild", replace(short, optimiser={**OPTIMISER, "learning_rate": 100.0, "warmup": 0.0})), ("tame", short)]
+    records = sweep(jobs, store, RunStore(tmp_path))
+    assert [r.status for r in records] == ["failed", "finished"]
+    assert sweep(jobs, store, RunStore(tmp_path)) == records  # the failure is a result: it is not trained again either
+
+
+def test_run_table_of_a_design_has_no_losses():
+    table = design_table([Mixture.uniform("abc", 900)])
+    assert isinstance(table, RunTable) and table.validation == () and len(table) == 7

@@ -1,0 +1,139 @@
+"""Training runs: killed for real and continued to the same loss, diverging into a record, refusing what does not fit."""
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from autoscale.mixture import InputError, Mixture
+from autoscale.runs import RunSpec
+from autoscale.trainer import OPTIMISER, build_model, held_out, learning_rate, train
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from autoscale.corpus import open_store
+from autoscale.runs import RunSpec
+from autoscale.trainer import train
+import torch; torch.set_num_threads(1)
+store, spec, checkpoint, result = open_store(sys.argv[1]), RunSpec.from_dict(json.loads(Path(sys.argv[2]).read_text())), Path(sys.argv[3]), Path(sys.argv[4])
+record = train(spec, store, checkpoint=checkpoint, checkpoint_seconds=0, report=lambda at: print(at["step"], flush=True))
+result.write_text(json.dumps([record.losses, record.loss_se, record.curve, record.evaluations]))
+"""
+
+
+def start(store, spec, folder, name):
+    (folder / "spec.json").write_text(json.dumps(spec.to_dict()))
+    return subprocess.Popen([sys.executable, "-c", CHILD, store.path, folder / "spec.json", folder / f"{name}.safetensors", folder / f"{name}.json"], stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_with_sigkill_and_continued_to_the_same_loss(store, spec, tmp_path):
+    "Dropout, weight averaging and evaluations along the way are all on: every number must come out the same to the last bit."
+    whole = start(store, spec, tmp_path, "whole")
+    assert whole.wait(300) == 0
+    killed_at = []
+    for at in (5, 29):  # once before and once inside the stretch whose weights are averaged (the last quarter of 36 steps)
+        child = start(store, spec, tmp_path, "cut")
+        for line in child.stdout:
+            if int(line) >= at:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+        child.wait(300)
+        killed_at.append(at)
+        assert (tmp_path / "cut.safetensors").exists() and not (tmp_path / "cut.json").exists()
+    assert start(store, spec, tmp_path, "cut").wait(300) == 0
+    assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert not (tmp_path / "cut.safetensors").exists()
+    losses, errors, curve, evaluations = json.loads((tmp_path / "whole.json").read_text())
+    assert [e["step"] for e in evaluations] == [12, 24, 36] and evaluations[-1]["losses"] == losses
+    assert all(2 < loss < math.log(512) for loss in losses.values()) and all(e > 0 for e in errors.values())
+
+
+def test_a_diverging_run_is_a_failed_record(store, spec):
+    record = train(replace(spec, optimiser={**OPTIMISER, "learning_rate": 100.0, "warmup": 0.0}), store)
+    assert record.status == "failed" and record.losses == {} and "lower the learning rate (100)" in record.reason
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_another_architecture_learns(store, spec, precision):
+    llama = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    record = train(replace(spec, model=llama, precision=precision), store)
+    assert record.status == "finished" and record.mean_loss < math.log(512) - .3
+
+
+def test_micro_batches_change_nothing_but_rounding(store, spec):
+    exact = replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 93 * 64, multiple=64), model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0})  # the last of 6 batches holds 13 of 16 rows
+    whole, parts = train(exact, store), train(exact, store, micro_batch=3)
+    for domain in store.domains:
+        assert math.isclose(whole.losses[domain], parts.losses[domain], abs_tol=2e-5)
+
+
+def test_the_record_says_what_was_run(store, spec):
+    record = train(spec, store, name="base")
+    assert record.params == sum(p.numel() for p in build_model(spec, store).parameters())
+    assert record.epochs == {d: 192 / (store.available()[d] // 64) for d in store.domains}
+    assert {"autoscale", "torch", "transformers", "python"} <= set(record.versions) and record.machine["cores"] == os.cpu_count()
+    assert record.curve[-1]["tokens"] == spec.mixture.total and record.flops == 6 * record.params * spec.mixture.total
+    for domain in store.domains:
+        assert record.bits_per_byte[domain] == pytest.approx(record.losses[domain] / math.log(2) / store.bytes_per_token(domain, "valid"))
+
+
+def test_same_seed_same_start_other_seed_other_start(store, spec):
+    one, same, other = (next(build_model(replace(spec, seed=s), store).parameters()).detach() for s in (0, 0, 1))
+    assert bool((one == same).all()) and not bool((one == other).all())
+
+
+def test_schedule_ends():
+    rates = [learning_rate(step, 50, OPTIMISER) for step in range(50)]
+    assert max(rates) == OPTIMISER["learning_rate"] == rates[4] and rates[-1] == pytest.approx(OPTIMISER["final"] * OPTIMISER["learning_rate"])
+    assert all(a > b for a, b in zip(rates[5:], rates[6:]))
+
+
+def test_held_out_sequences_are_spread_over_the_split(store):
+    domain = store.domains[0]
+    rows = held_out(store, domain, 64, 10)
+    tokens = store.tokens(domain, "valid")
+    assert rows.shape == (10, 64) and rows[-1].tolist() != tokens[9 * 64:10 * 64].tolist() and rows[0].tolist() == tokens[:64].tolist()
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"store": "0" * 64}, "specified for token store"), ({"precision": "fp8"}, "fp8"), ({"model": {"model_type": "gpt2", "n_hed": 2}}, "n_hed"),
+    ({"model": {"model_type": "gpt9"}}, "gpt9"), ({"optimiser": {"lr": 1}}, "'lr'"), ({"context": 100}, "whole sequences of 100")])
+def test_refusals(store, spec, change, says):
+    with pytest.raises(InputError, match=says):
+        train(replace(spec, **change), store)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b[:8] + b"x" * (len(b) - 8)])
+def test_a_damaged_checkpoint_is_named(store, spec, tmp_path, damage):
+    child = start(store, spec, tmp_path, "run")
+    child.stdout.readline()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(.01)
+    child.kill()
+    child.wait()
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match="not a complete checkpoint"):
+        train(spec, store, checkpoint=path)
+
+
+def test_a_checkpoint_of_another_run_is_named(store, spec, tmp_path):
+    child = start(store, spec, tmp_path, "run")
+    child.stdout.readline()
+    while not (tmp_path / "run.safetensors").exists():
+        time.sleep(.01)
+    child.kill()
+    child.wait()
+    with pytest.raises(InputError, match=f"belongs to run {spec.hash}"):
+        train(replace(spec, seed=1), store, checkpoint=tmp_path / "run.safetensors")
+
+
+def test_spec_survives_json(spec):
+    assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))).hash == spec.hash
