@@ -280,35 +280,32 @@ def _amounts_at(t, log_slope, offset, gamma, lower, upper):  # x_i(t); expm1 kee
         x = np.where(offset > 0, offset * np.expm1(np.minimum(u - np.log(offset), 700)), np.exp(np.minimum(u, 700)))
     return np.clip(x, lower, upper)
 
-# %% ../nbs/06_ddo.ipynb #b153d7bc
-def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes finite, room on both sides -> t with sum x(t) = total
+# %% ../nbs/06_ddo.ipynb #551b94cd
+def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes finite, room on both sides -> t, x(t) with sum x = total
     problem = (log_slope, offset, gamma)
     low = _log_marginal(*problem, upper).min()  # everybody at the upper bound
     high = _log_marginal(*problem, lower + (total - lower.sum()) / len(lower)).max()  # nobody above an equal share of what is free
-    t = (low + high) / 2
+    pad = 1e-14 * (abs(low) + abs(high) + np.abs(log_slope).max())  # so that the ends enclose the budget in floating point too
+    low, high = low - pad, high + pad
+    t, reach = (low + high) / 2, 0
     for _ in range(500):
         x = _amounts_at(t, *problem, lower, upper)
         held = x.sum()
+        if abs(held - total) <= 1e-15 * total: return t, x
         low, high = (t, high) if held > total else (low, t)
+        if high - low <= 2 * np.spacing(abs(t)): break
         free = (x > lower) & (x < upper)
         fall = ((offset + x)[free] / (gamma + 1)[free]).sum()  # of the sum, as the price rises
         newton = t + math.log(held / total) * held / fall if fall > 0 and held > 0 else math.nan
-        after = newton if low < newton < high else (low + high) / 2
-        if abs(held - total) <= 1e-15 * total or after == t or high - low <= 4e-16 * abs(t): break
-        t = after
-    return t
+        if abs(newton - t) <= 8 * np.spacing(abs(t)):  # as close as floats come: close the bracket from the other side, in doubling steps
+            reach = 2 * reach + 8
+            newton = t + math.copysign(reach, held - total) * np.spacing(abs(t))
+        t = newton if low < newton < high else (low + high) / 2
+    more, less = (_amounts_at(t, *problem, lower, upper) for t in (low, high))
+    part = (total - less.sum()) / (more - less).sum() if (more > less).any() else 0.
+    return high, np.clip(less + min(max(part, 0.), 1.) * (more - less), lower, upper)
 
-# %% ../nbs/06_ddo.ipynb #551b94cd
-def _fill(x, total, lower, upper, offset, gamma):  # where no floating-point price meets the total: hand the rest to the free entries, as a common change of price would
-    for _ in range(4):
-        short = total - math.fsum(x)
-        if abs(short) <= 1e-14 * total: break  # rounding of the sum itself; pressed into a small free entry it would only spoil the marginals
-        able = (x < upper) if short > 0 else (x > lower)
-        free = able & (x > lower) & (x < upper)
-        share = np.where(free, (offset + x) / (gamma + 1), 0) if free.any() else np.where(able, 1., 0)
-        if share.any(): x = np.clip(x + short * share / share.sum(), lower, upper)
-    return x
-
+# %% ../nbs/06_ddo.ipynb #1c1a95dc
 def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
     fixed = (lower >= upper) | (offset + x < 1e-290)  # less than a float can hold: its marginal value cannot be seen
     free = (x > lower) & (x < upper) & ~fixed
@@ -320,7 +317,7 @@ def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
     gap[(x >= upper) & ~fixed] = np.maximum(-away, 0)[(x >= upper) & ~fixed]
     return float(max(gap.max(), abs(math.fsum(x) - total) / total))
 
-# %% ../nbs/06_ddo.ipynb #1c1a95dc
+# %% ../nbs/06_ddo.ipynb #334adea2
 def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain without value
                    offset,  # (m,) or scalar, >= 0, units of x
                    gamma,  # (m,) or scalar exponents, > 0
@@ -353,11 +350,10 @@ def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain witho
     else:
         some = (log_slope[valued], offset[valued], gamma[valued])
         bounds, rest = (lower[valued], ceiling[valued]), total - math.fsum(lower[~valued])
-        t = _search_price(*some, rest, *bounds)
-        x[valued] = _fill(_amounts_at(t, *some, *bounds), rest, *bounds, *some[1:])
+        t, x[valued] = _search_price(*some, rest, *bounds)
     return Solution(x, float(t), _kkt(log_slope, offset, gamma, x, t, total, lower, ceiling), x <= lower, x >= upper)
 
-# %% ../nbs/06_ddo.ipynb #1410bdde
+# %% ../nbs/06_ddo.ipynb #f83a0cb1
 @dataclass(frozen=True)
 class Optimum:
     "The best mixture of a budget under a law, with its certificate."
@@ -421,7 +417,7 @@ class DDOLaw:
         return Optimum(Mixture.from_weights(self.domains, s.x / total, total, method="ddo"), s.x, s.x * (m / total), s.multiplier, s.kkt,
                        named(s.at_lower), named(s.at_upper), tuple(notes))
 
-# %% ../nbs/06_ddo.ipynb #f83a0cb1
+# %% ../nbs/06_ddo.ipynb #091608da
 def fit_ddo(design: Design,
             objective: str = "nats",  # or "perplexity", as in `objective_values`
            ) -> DDOLaw:

@@ -193,7 +193,7 @@ def problems(draw):
     upper = lower + (total - lower.sum()) * random.dirichlet(np.ones(m)) * draw(st.floats(1.01, 20))
     log_beta = random.normal(0, draw(st.sampled_from([1., 30.])), m)
     if m > 2 and draw(st.booleans()): log_beta[0] = -np.inf
-    offset = random.choice([0., 1., 1e-3 * total, total], m) if draw(st.booleans()) else np.zeros(m)
+    offset = random.choice([0., 1., 1e-3 * total, total, 1e12 * total], m) if draw(st.booleans()) else np.zeros(m)
     return dict(log_beta=log_beta, offset=offset, gamma=random.uniform(.01, 5, m), total=total,
                 lower=lower if draw(st.booleans()) else 0., upper=upper if draw(st.booleans()) else math.inf)
 

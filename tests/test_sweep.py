@@ -1,4 +1,5 @@
 """Designs, and a sweep killed with SIGKILL: no finished run is lost, none is trained twice."""
+import json
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ def test_a_design_changes_one_domain_at_a_time(amounts, factor, multiple):
 
 
 def test_a_domain_with_too_few_tokens_is_refused_by_name():
-    with pytest.raises(InputError, match="'b'.*at least 192 tokens"):
+    with pytest.raises(InputError, match=r"'b'.*at least 192 tokens"):
         ddo_design(Mixture(("a", "b"), (1920, 64)), multiple=64)
 
 
@@ -57,7 +58,6 @@ if __name__ == "__main__":
 
 
 def test_killed_sweep_loses_no_finished_run_and_leaves_no_process(store, spec, tmp_path):
-    import json
     jobs = [(name, replace(spec, mixture=mixture)) for name, mixture in ddo_design(spec.mixture, multiple=64)]
     (tmp_path / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
     (tmp_path / "child.py").write_text(CHILD)

@@ -1,4 +1,5 @@
 """Training runs: killed for real and continued to the same loss, diverging into a record, refusing what does not fit."""
+import itertools
 import json
 import math
 import os
@@ -49,7 +50,7 @@ def test_killed_with_sigkill_and_continued_to_the_same_loss(store, spec, tmp_pat
     assert start(store, spec, tmp_path, "cut").wait(300) == 0
     assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
     assert not (tmp_path / "cut.safetensors").exists()
-    losses, errors, curve, evaluations = json.loads((tmp_path / "whole.json").read_text())
+    losses, errors, _, evaluations = json.loads((tmp_path / "whole.json").read_text())
     assert [e["step"] for e in evaluations] == [12, 24, 36] and evaluations[-1]["losses"] == losses
     assert all(2 < loss < math.log(512) for loss in losses.values()) and all(e > 0 for e in errors.values())
 
@@ -91,7 +92,7 @@ def test_same_seed_same_start_other_seed_other_start(store, spec):
 def test_schedule_ends():
     rates = [learning_rate(step, 50, OPTIMISER) for step in range(50)]
     assert max(rates) == OPTIMISER["learning_rate"] == rates[4] and rates[-1] == pytest.approx(OPTIMISER["final"] * OPTIMISER["learning_rate"])
-    assert all(a > b for a, b in zip(rates[5:], rates[6:]))
+    assert all(a > b for a, b in itertools.pairwise(rates[5:]))
 
 
 def test_held_out_sequences_are_spread_over_the_split(store):
