@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DomainPoints', 'Design', 'find_designs', 'objective_values', 'exact_power_laws', 'PowerLaw', 'fit_power_law',
-           'distrust', 'Solution', 'minimise_power', 'Optimum', 'DDOLaw', 'fit_ddo']
+           'distrust', 'Solution', 'minimise_power', 'Optimum', 'DDOLaw', 'fit_ddo', 'law_to_dict']
 
 # %% ../nbs/06_ddo.ipynb #08806a47
 import math
@@ -431,3 +431,10 @@ def fit_ddo(design: Design,
         laws[d] = PowerLaw(law.n0, law.gamma, law.ell, law.residual, distrust(p.amounts, y * scale, law, f" {value}"))
         points[d] = (p.amounts, y)
     return DDOLaw(design.domains, design.base_tokens, laws, points, objective)
+
+# %% ../nbs/06_ddo.ipynb #6c2b88f7
+def law_to_dict(law: DDOLaw) -> dict:  # ready for `json.dumps`
+    "The fitted laws: amounts are multiples of the base run's tokens of the domain, the objective is a multiple of the base run's."
+    one = lambda d, b: {"base_tokens": float(b), "n0": None if law.laws[d].flat else float(law.laws[d].n0), "gamma": float(law.laws[d].gamma), "ell": float(law.laws[d].ell),
+                        "amounts": law.points[d][0].tolist(), "objective": law.points[d][1].tolist(), "problem": law.laws[d].problem}
+    return {"objective": law.objective, "domains": {d: one(d, b) for d, b in zip(law.domains, law.base_tokens)}}
