@@ -9,12 +9,12 @@ __all__ = ['app', 'corpus_app', 'Json', 'Objective', 'Floor', 'Runs', 'fit', 'pr
 # %% ../nbs/14_cli.ipynb #8996a56e
 import json, sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from . import __version__
-from .mixture import InputError, Mixture, atomic_write, format_tokens, load_mixture, mixture_to_dict, parse_tokens
+from .mixture import InputError, Mixture, atomic_write, format_tokens, mixture_to_dict, parse_tokens
 
 # %% ../nbs/14_cli.ipynb #18041f00
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -22,12 +22,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 corpus_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn text into a token store.")
 app.add_typer(corpus_app, name="corpus")
 
-Json = Annotated[Optional[Path], typer.Option("--json", metavar="PATH", help="Write the result here as JSON; - for standard output.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the result here as JSON; - for standard output.")]
 Objective = Annotated[str, typer.Option(help="nats (mean loss) or perplexity (the authors' notebook).")]
 Floor = Annotated[float, typer.Option(help="Smallest share of a domain in each scale's optimum, in multiples of the uniform share.")]
 Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="A run table: run, tokens.<domain> ..., loss.<domain> ... The word `sample` stands for the packaged one.")]
 
-def _write(path: Optional[Path], result: dict, shown: str):
+def _write(path: Path | None, result: dict, shown: str):
     "The result as JSON where it was asked for, and for people on standard output unless that is taken."
     text = json.dumps(result, indent=1) + "\n"
     if path is None or str(path) != "-": print(shown)
@@ -70,8 +70,8 @@ def project(runs: Runs,
             to: Annotated[str, typer.Option(metavar="TOKENS", help="Target budget, e.g. 10B.")],
             objective: Objective = "nats", floor: Floor = 0.2,
             target_floor: Annotated[float, typer.Option(help="Smallest share at the target, in multiples of the uniform share.")] = 0.,
-            available: Annotated[Optional[Path], typer.Option(metavar="FILE.json", help="Tokens there are of each domain: {\"domain\": tokens}.")] = None,
-            max_epochs: Annotated[Optional[float], typer.Option(help="Largest number of passes over any domain; needs --available.")] = None,
+            available: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Tokens there are of each domain: {\"domain\": tokens}.")] = None,
+            max_epochs: Annotated[float | None, typer.Option(help="Largest number of passes over any domain; needs --available.")] = None,
             json_path: Json = None):
     "Carry the best weights of two (or more) scales to exactly the target budget."
     from autoscale.mixture import epoch_caps, load_available, with_epochs
@@ -100,7 +100,7 @@ def _domains(text: str) -> str | dict[str, str]:
 def corpus_build(out: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the token store to make.")],
                  domains: Annotated[str, typer.Option(help="seven, six (smaller download), stdlib (offline), or name=path,name=path: JSONL, Parquet or text files.")] = "seven",
                  vocab_size: Annotated[int, typer.Option(help="Vocabulary of the byte-level BPE trained on these domains.")] = 1024,
-                 tokenizer: Annotated[Optional[str], typer.Option(help="Use this transformers tokenizer (folder or name) instead.")] = None,
+                 tokenizer: Annotated[str | None, typer.Option(help="Use this transformers tokenizer (folder or name) instead.")] = None,
                  validation_fraction: Annotated[float, typer.Option(help="Share of each domain's bytes set aside, in whole documents.")] = 0.05,
                  json_path: Json = None):
     "Fetch or read documents, split them, train a tokenizer and write the token store."
@@ -145,8 +145,8 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
 
 @app.command()
 def reproduce(profile: Annotated[str, typer.Option(help="A name in nbs/paper/profiles.")] = "smoke",
-              set_: Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter of the profile; the value is YAML. May be repeated.")] = None,
-              into: Annotated[Optional[Path], typer.Option(help="Put store, records and figures below this folder instead of the checkout's own.")] = None,
+              set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter of the profile; the value is YAML. May be repeated.")] = None,
+              into: Annotated[Path | None, typer.Option(help="Put store, records and figures below this folder instead of the checkout's own.")] = None,
               fresh: Annotated[bool, typer.Option("--fresh", help="Set old run records aside and train again.")] = False):
     "Run the paper's notebooks for a profile: corpus, proxy runs, DDO, projection, target runs, figures and tables."
     from autoscale.reproduce import parse_overrides, reproduce as run_profile

@@ -99,7 +99,7 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
     columns = min(4, len(domains)); rows_ = -(-len(domains) // columns)
     fig = Figure((2.4 * columns, 2.1 * rows_ + .3)); axes = np.atleast_1d(fig.subplots(rows_, columns)).ravel()
     frame = []
-    for i, (d, ax) in enumerate(zip(domains, axes)):
+    for d, ax in zip(domains, axes):
         for s, (label, law) in enumerate(laws.items()):
             x, y = law.points[d]; one = law.laws[d]
             grid = np.geomspace(x.min(), x.max(), 60)

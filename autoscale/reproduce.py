@@ -99,6 +99,7 @@ def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True)
     executed.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     try: papermill.execute_notebook(str(notebook), str(executed), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name="python3",
+                                    extra_arguments=["--IPKernelApp.log_level=50"],  # a kernel that is shut down reports that as an error
                                     **({"stdout_file": sys.stdout, "stderr_file": sys.stderr} if show else {}))
     except papermill.PapermillExecutionError as e:
         if e.ename == "InputError": raise InputError(f"{notebook.stem}: {e.evalue}") from None

@@ -188,6 +188,6 @@ def read_run_table(path: str | Path,
 
 # %% ../nbs/03_runs.ipynb #cf8a9583
 def sample_run_table() -> RunTable:
-    "26 runs of a 0.2M-parameter GPT-2 on six real domains: two DDO designs, base runs of 55,296 and 221,184 tokens."
+    "26 runs of a GPT-2 of 137 thousand parameters on six real domains: two DDO designs, base runs of 73,728 and 294,912 tokens."
     from importlib.resources import as_file, files
     with as_file(files("autoscale") / "data" / "sample_runs.csv") as path: return read_run_table(path)
