@@ -186,6 +186,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'autoscale.reproduce.Places.of': ('reproduce.html#places.of', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._hash': ('reproduce.html#_hash', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._job': ('reproduce.html#_job', 'autoscale/reproduce.py'),
+                                     'autoscale.reproduce._kernel_log': ('reproduce.html#_kernel_log', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._package': ('reproduce.html#_package', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._sha256': ('reproduce.html#_sha256', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._source': ('reproduce.html#_source', 'autoscale/reproduce.py'),

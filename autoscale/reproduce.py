@@ -7,8 +7,9 @@ __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrid
            'reproduce', 'write_index', 'summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import hashlib, json, multiprocessing, shutil, sys, time
+import hashlib, json, multiprocessing, os, shutil, sys, time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +94,27 @@ def _package() -> str:
     return _hash([_sha256(p) for p in sorted(Path(__file__).parent.glob("*.py"))])
 
 # %% ../nbs/13_reproduce.ipynb #a124d63f
+@contextmanager
+def _kernel_log(path: Path):
+    "Child processes write their standard error to `path`; yields a file that still reaches ours. An empty log is removed."
+    sys.stderr.flush(); ours = os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        os.dup2(log, 2)
+        with os.fdopen(os.dup(ours), "w") as terminal: yield terminal
+    finally:
+        os.dup2(ours, 2); os.close(ours); os.close(log)
+        if not path.stat().st_size: path.unlink()
+
 def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True) -> float:  # seconds
     "Run one notebook with parameters through papermill. Raises the notebook's own `InputError`."
     import papermill
     executed.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    try: papermill.execute_notebook(str(notebook), str(executed), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name="python3",
-                                    extra_arguments=["--IPKernelApp.log_level=50"],  # a kernel that is shut down reports that as an error
-                                    **({"stdout_file": sys.stdout, "stderr_file": sys.stderr} if show else {}))
+    try:
+        with _kernel_log(executed.with_suffix(".log")) as terminal:
+            papermill.execute_notebook(str(notebook), str(executed), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name="python3",
+                                       **({"stdout_file": sys.stdout, "stderr_file": terminal} if show else {}))
     except papermill.PapermillExecutionError as e:
         if e.ename == "InputError": raise InputError(f"{notebook.stem}: {e.evalue}") from None
         raise RuntimeError(f"{notebook.stem} failed with {e.ename}: {e.evalue}; see the last cells of {executed}") from None

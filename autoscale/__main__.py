@@ -1,0 +1,4 @@
+"""`python -m autoscale` is the command `autoscale`."""
+from autoscale.cli import main
+
+main()

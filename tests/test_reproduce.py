@@ -1,0 +1,153 @@
+"""The paper's notebooks under papermill: the smoke profile from text to figures, killed and continued, and every notebook changes when a parameter does."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autoscale.mixture import InputError, load_mixture
+from autoscale.reproduce import execute, load_profile, parameters_of, parse_overrides, reproduce, short_name
+from autoscale.runs import RunStore, read_run_table
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT / "nbs/paper"
+NOTEBOOKS = sorted(PAPER.glob("*.ipynb"))
+ARTEFACTS = [n for n in NOTEBOOKS if not n.stem.startswith("stage")]
+# The smoke profile at a twentieth of its length, on text that needs no network: what is tested here is the machinery, the numbers mean nothing.
+SMALL = {"domains": "stdlib", "scales": [3 * 27 * 64, 3 * 81 * 64], "target": 3 * 243 * 64, "evaluation_sequences": 16, "evaluations": 2}
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch): monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A whole reproduction at small size, killed with SIGKILL during the sweep and started again."
+    into = tmp_path_factory.mktemp("reproduction")
+    command = [sys.executable, "-m", "autoscale", "reproduce", "--profile", "smoke", "--into", str(into), *(f"--set={k}={json.dumps(v)}" for k, v in SMALL.items())]
+    proxy = into / "records/proxy"
+    with open(into / "first.log", "w") as log:
+        first = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        deadline = time.monotonic() + 300
+        while len(list(proxy.glob("*.json"))) < 4 and first.poll() is None and time.monotonic() < deadline:
+            time.sleep(.02)
+        os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    killed_with = {p.name: p.stat().st_mtime_ns for p in proxy.glob("*.json")}
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return into, killed_with, second
+
+
+def test_killed_and_continued(made):
+    into, killed_with, second = made
+    assert 4 <= len(killed_with) < 14, "the first process was not killed in the middle of the sweep"
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert {n: (into / "records/proxy" / n).stat().st_mtime_ns for n in killed_with} == killed_with, "a finished run was trained again"
+    assert len(list(RunStore(into / "records/proxy"))) == 14 and len(list(RunStore(into / "records/target"))) == 2
+
+
+def test_the_summary_says_what_the_files_say(made):
+    into, _, second = made
+    target = load_mixture(into / "figures/stage-4-projected.json")
+    assert target.total == SMALL["target"] and target.method == "autoscale" and target.epochs
+    for domain, weight, tokens in zip(target.domains, target.weights, target.tokens):
+        row = next(line for line in second.stdout.splitlines() if line.startswith(f"| {domain} ") and f"{tokens:,}" in line)
+        assert f"{weight:.4f}" in row
+    assert "14 proxy runs" in second.stdout and "2 target runs" in second.stdout
+    scales = sorted(load_mixture(p).total for p in (into / "figures").glob("stage-3-ddo-*.json"))
+    assert scales == SMALL["scales"]
+
+
+def test_every_artefact_is_there_and_the_index_knows_its_records(made):
+    into, _, _ = made
+    figures = into / "figures"
+    index = json.loads((figures / "index.json").read_text())
+    for n in ARTEFACTS:
+        kinds = ("png", "svg", "csv") if n.stem.startswith("figure") else ("csv", "md")
+        assert index["made"][n.stem]["files"] == sorted(f"{n.stem}.{k}" for k in kinds)
+        assert all((figures / f).stat().st_size > 100 for f in index["made"][n.stem]["files"])
+    assert index["records"]["proxy"] == sorted(r.spec.hash for r in RunStore(into / "records/proxy")) and len(index["records"]["target"]) == 2
+    assert len(read_run_table(figures / "stage-2-runs.csv")) == 14
+
+
+def test_again_nothing_is_done_and_nothing_changes(made, capsys):
+    into, _, _ = made
+    before = {p: p.stat().st_mtime_ns for p in into.rglob("*") if p.is_file() and p.name not in ("state.json", "index.json", "index.md")}
+    said = []
+    reproduce("smoke", SMALL, into, say=said.append)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert sum("up to date" in line for line in said) == 6 and said[-1].startswith(f"{len(ARTEFACTS)} of {len(ARTEFACTS)} figures")
+
+
+def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
+    into, _, _ = made
+    svg = into / "figures/figure-04.svg"
+    content = svg.read_bytes()
+    svg.write_bytes(content[:100])
+    said = []
+    reproduce("smoke", SMALL, into, say=said.append)
+    assert svg.read_bytes() == content, "the same numbers must give the same bytes"
+    assert said[-1] == f"{len(ARTEFACTS) - 1} of {len(ARTEFACTS)} figures and tables up to date, 1 made"
+
+
+CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-3-ddo": {"objective": "perplexity"}, "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"seeds": [1]}, "figure-06": {"objective": "perplexity"},
+           "figure-07": {"scale": 0}, "table-10": {"records": "other"}, "table-02": {"out": "other"}, "figure-04": {"out": "other"}, "figure-05": {"out": "other"}}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
+def test_changes_when_a_parameter_does(made, tmp_path, notebook):
+    "Each notebook alone, on a copy of what the stages left, with one parameter changed: what it leaves must differ. `other` stands for a projection to another target."
+    into, _, _ = made
+    for folder in ("figures", "records", "build/store"):
+        shutil.copytree(into / folder, tmp_path / folder)
+    name, change = short_name(notebook), dict(CHANGES[notebook.stem])
+    if change.get("out") == "other" or change.get("records") == "other":
+        other = {**json.loads((tmp_path / "figures/stage-4-projected.json").read_text()), "tokens": [64 * 60, 64 * 100, 64 * 83], "total_tokens": 64 * 243}
+        for key in ("weights", "epochs"):
+            other.pop(key)
+        (tmp_path / "figures/stage-4-projected.json").write_text(json.dumps(other))
+        change = {}
+    if name == "stage-1":
+        shutil.rmtree(tmp_path / "build/store")  # a store of other parameters is refused, not overwritten
+    left = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-3": "figures/stage-3-ddo-*.json", "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv"}.get(name, f"figures/{name}.csv")
+    before = sorted(p.read_bytes() for p in into.glob(left))
+    places = {"store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}
+    known = parameters_of(notebook)
+    execute(notebook, tmp_path / "executed.ipynb", {k: v for k, v in {**load_profile("smoke", SMALL), **places, **change}.items() if k in known}, show=False)
+    after = sorted(p.read_bytes() for p in tmp_path.glob(left))
+    assert before and len(after) == len(before) and after != before
+
+
+def test_parameters_of_the_smoke_profile_are_the_notebooks_defaults():
+    "Whoever opens a stage in Jupyter runs the smoke profile."
+    profile = load_profile("smoke")
+    for n in NOTEBOOKS:
+        for name, default in parameters_of(n).items():
+            if name in profile:
+                assert eval(default.partition("#")[0]) == profile[name], f"{n.name}: {name}"
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(InputError, match="no profile 'huge'; there are .*smoke"):
+        load_profile("huge")
+    with pytest.raises(InputError, match="no notebook has a parameter tagret"):
+        reproduce("smoke", {"tagret": 1}, tmp_path)
+    with pytest.raises(InputError, match="write name=value"):
+        parse_overrides(["target"])
+    with pytest.raises(InputError, match=r"stage-2-proxy-runs: .*not in the optimiser|stage-2-proxy-runs: the optimiser has no setting 'lr'"):
+        execute(PAPER / "stage-2-proxy-runs.ipynb", tmp_path / "x.ipynb", {"optimiser": {"lr": 1}, "store": str(_store(tmp_path)), "records": str(tmp_path), "out": str(tmp_path)}, show=False)
+    os.chdir(tmp_path)
+    with pytest.raises(InputError, match="not inside a checkout"):
+        load_profile("smoke")
+
+
+def _store(folder):
+    from autoscale.corpus import build_store
+    from autoscale.registry import domain_sources
+    return build_store(folder / "store", domain_sources("stdlib"), vocab_size=400, progress=False).path
