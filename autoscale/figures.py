@@ -96,8 +96,8 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
              ) -> tuple[Figure, pd.DataFrame]:
     "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a colour for each scale."
     domains = next(iter(laws.values())).domains
-    columns = min(4, len(domains)); rows_ = -(-len(domains) // columns)
-    fig = Figure((2.4 * columns, 2.1 * rows_ + .3)); axes = np.atleast_1d(fig.subplots(rows_, columns)).ravel()
+    rows = -(-len(domains) // 4); columns = -(-len(domains) // rows)
+    fig = Figure((2.4 * columns, 2.1 * rows + .3)); axes = np.atleast_1d(fig.subplots(rows, columns)).ravel()
     frame = []
     for d, ax in zip(domains, axes):
         for s, (label, law) in enumerate(laws.items()):
@@ -127,8 +127,8 @@ def draw_interactions(design: Design) -> tuple[Figure, pd.DataFrame]:
         image = ax.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         for i, j in np.ndindex(change.shape): ax.text(j, i, f"{change[i, j]:+.1f}", ha="center", va="center", fontsize=7, color="white" if abs(change[i, j]) > .6 * limit else "black")
         ax.set(xticks=range(len(design.validation)), yticks=range(len(design.domains)), yticklabels=design.domains)
-        ax.set_title(f"{np.mean(amounts):.3g} x the tokens of", fontsize=9); ax.set_xticklabels(design.validation, rotation=35, ha="right", fontsize=8); ax.tick_params(labelsize=8)
-    fig.supxlabel("perplexity change on, % of the base run's", fontsize=9); fig.colorbar(image, ax=axes, fraction=.03)
+        ax.set_title(f"one domain at {np.mean(amounts):.3g}x its tokens", fontsize=9); ax.set_xticklabels(design.validation, rotation=35, ha="right", fontsize=8); ax.tick_params(labelsize=8)
+    axes[0].set_ylabel("domain changed", fontsize=9); fig.colorbar(image, ax=axes, fraction=.03).set_label("perplexity change, % of the base run's", fontsize=8)
     return fig, pd.DataFrame(frame)
 
 # %% ../nbs/11_figures.ipynb #e05f6dfe

@@ -100,6 +100,13 @@ class RunStore:
         "The record of this specification, or None where it was not trained yet."
         return self._read(self.path(spec)) if self.path(spec).exists() else None
 
+    def named(self, hashes: Iterable[str]) -> list[RunRecord]:
+        "The records of these specifications. Raises `InputError` where one is missing."
+        paths = [self.folder / f"{h}.json" for h in hashes]
+        for path in paths:
+            if not path.exists(): raise InputError(f"{path}: there is no such run record; train the run again")
+        return [self._read(path) for path in paths]
+
     def __iter__(self) -> Iterator[RunRecord]: return (self._read(p) for p in sorted(self.folder.glob("*.json")))
 
     def _read(self, path: Path) -> RunRecord:

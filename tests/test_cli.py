@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from autoscale.mixture import Mixture, load_mixture
 from autoscale.runs import read_run_table, sample_run_table, write_run_table
 
+COMMAND = Path(sys.executable).with_name("autoscale")
+
 
 def autoscale(*args, cwd=None):
-    return subprocess.run([sys.executable, "-m", "autoscale", *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300)
+    return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 def refused(*args, cwd=None):

@@ -201,3 +201,15 @@ def test_no_file_names_a_path_of_one_machine():
     machine = re.compile(rb"/(?:work|root|home/\w+|Users/\w+)" rb"/|(?<!\w)\.libra" rb"ry\b|(?<![\w-])sha" rb"red/|/tmp/n" rb"b\b|/opt/(?:wheels|pypi)")
     found = [f"{p.relative_to(ROOT)}: {match[0].decode()}" for p in project_files() if (match := machine.search(p.read_bytes()))]
     assert not found
+
+def test_readme_shows_the_weights_that_the_packaged_runs_give():
+    "The table in the README is what its two commands print; the runs behind it ship with the package."
+    from autoscale.projection import project_runs
+    from autoscale.runs import sample_run_table
+    optima, target = project_runs(sample_run_table(), 1_179_648, floor=.2 / 6)
+    rows = [line.split("|")[1:6] for line in (ROOT/"README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ") and line.count("|") == 7]
+    shown = {name.strip(): [value.strip() for value in values] for name, *values in rows if name.strip() in target.mixture.domains}
+    assert list(shown) == list(target.mixture.domains)
+    for i, domain in enumerate(target.mixture.domains):
+        assert shown[domain][:3] == [f"{m.weights[i]:.4f}" for m in (optima[0].mixture, optima[1].mixture, target.mixture)]
+        assert abs(int(shown[domain][3].replace(",", "")) - target.mixture.tokens[i]) < 64  # whole sequences of 64

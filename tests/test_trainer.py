@@ -138,3 +138,30 @@ def test_a_checkpoint_of_another_run_is_named(store, spec, tmp_path):
 
 def test_spec_survives_json(spec):
     assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))).hash == spec.hash
+
+
+RANK = """
+import json, os, sys
+from pathlib import Path
+from autoscale.corpus import open_store
+from autoscale.runs import RunSpec
+from autoscale.trainer import train
+import torch; torch.set_num_threads(1)
+record = train(RunSpec.from_dict(json.loads(Path(sys.argv[2]).read_text())), open_store(sys.argv[1]), micro_batch=4)
+if os.environ["RANK"] == "0": Path(sys.argv[3]).write_text(json.dumps([record.losses, record.loss_se, record.machine["ranks"]]))
+"""
+
+
+def test_two_ranks_end_where_one_does(store, spec, tmp_path):
+    "The same loop under torch's launcher, two real processes on this machine: same batches, same losses, up to the order of a sum."
+    exact = replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 93 * 64, multiple=64), model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0})
+    (tmp_path / "rank.py").write_text(RANK)
+    (tmp_path / "spec.json").write_text(json.dumps(exact.to_dict()))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611", tmp_path / "rank.py", store.path, tmp_path / "spec.json", tmp_path / "out.json"],
+                          capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses, errors, ranks = json.loads((tmp_path / "out.json").read_text())
+    one = train(exact, store)
+    assert ranks == 2 and one.machine["ranks"] == 1
+    for domain in store.domains:
+        assert math.isclose(losses[domain], one.losses[domain], abs_tol=2e-5) and math.isclose(errors[domain], one.loss_se[domain], abs_tol=2e-5)

@@ -65,9 +65,11 @@ def test_environment_without_extras_has_no_torch_and_no_nbdev(installed, tmp_pat
     assert found.split() == []
 
 def test_installed_wheel_fits_the_sample(installed, tmp_path):
-    mixture = json.loads(run(installed/"autoscale", "fit", "sample", "--json", "-", cwd=tmp_path))
-    assert len(mixture["weights"]) == len(mixture["domains"]) > 1
-    assert sum(mixture["weights"]) == pytest.approx(1, abs=1e-12)
+    scales = json.loads(run(installed/"autoscale", "fit", "sample", "--json", "-", cwd=tmp_path))["scales"]
+    assert [s["total_tokens"] for s in scales] == [73_728, 294_912]
+    for mixture in scales:
+        assert len(mixture["weights"]) == len(mixture["domains"]) == 6
+        assert sum(mixture["weights"]) == pytest.approx(1, abs=1e-12)
 
 def test_installed_wheel_projects_the_sample(installed, tmp_path):
     run(installed/"autoscale", "project", "sample", "--to", "10M", "--json", "w.json", cwd=tmp_path)

@@ -1,4 +1,0 @@
-"""`python -m autoscale` is the command `autoscale`."""
-from autoscale.cli import main
-
-main()
