@@ -145,12 +145,14 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
 
 @app.command()
 def reproduce(profile: Annotated[str, typer.Option(help="A name in nbs/paper/profiles.")] = "smoke",
+              source: Annotated[str, typer.Option(help="runs: train this profile's own; published: the authors' numbers, nothing is trained.")] = "runs",
               set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter of the profile; the value is YAML. May be repeated.")] = None,
               into: Annotated[Path | None, typer.Option(help="Put store, records and figures below this folder instead of the checkout's own.")] = None,
               fresh: Annotated[bool, typer.Option("--fresh", help="Set old run records aside and train again.")] = False):
     "Run the paper's notebooks for a profile: corpus, proxy runs, DDO, projection, target runs, figures and tables."
     from autoscale.reproduce import parse_overrides, reproduce as run_profile
-    print(run_profile(profile, parse_overrides(set_ or []), into, fresh))
+    if source not in ("runs", "published"): raise InputError(f"source {source!r} is not known; choose runs or published")
+    print(run_profile("published" if source == "published" else profile, parse_overrides(set_ or []), into, fresh))
 
 # %% ../nbs/14_cli.ipynb #22a61756
 def main():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_figure', 'to_markdown', 'save_table', 'draw_weights', 'draw_projection', 'draw_laws', 'draw_interactions',
-           'table_weights', 'table_cost']
+           'draw_conventions', 'table_check', 'table_weights', 'table_cost']
 
 # %% ../nbs/11_figures.ipynb #ccd70d5c
 import io
@@ -51,8 +51,9 @@ def save_table(frame: pd.DataFrame,  # the numbers, all digits
 
 # %% ../nbs/11_figures.ipynb #64472018
 def draw_weights(mixtures: dict[str, Mixture],  # label -> mixture over the same domains
+                 readings: pd.DataFrame | None = None,  # mixture (a label), domain, weight, error: values read off a picture, drawn over the bars
                 ) -> tuple[Figure, pd.DataFrame]:
-    "Grouped bars, one group a domain, one bar a mixture; the dashed line is the uniform share."
+    "Grouped bars, one group a domain, one bar a mixture; the dashed line is the uniform share, diamonds are readings."
     domains = next(iter(mixtures.values())).domains
     fig = Figure((1.6 + 1.05 * len(domains), 3)); ax = fig.subplots()
     width, shades = .8 / len(mixtures), matplotlib.colormaps["viridis"](np.linspace(.85, .15, len(mixtures)))
@@ -60,16 +61,21 @@ def draw_weights(mixtures: dict[str, Mixture],  # label -> mixture over the same
         if mixture.domains != domains: raise InputError(f"{label} mixes {', '.join(mixture.domains)}, the others {', '.join(domains)}")
         ax.bar(np.arange(len(domains)) + (k - (len(mixtures) - 1) / 2) * width, mixture.weights, width, color=shades[k], label=label)
     ax.axhline(1 / len(domains), color="0.4", lw=1, ls="--", label="uniform share")
-    ax.set(xticks=range(len(domains)), ylabel="weight"); ax.set_xticklabels(domains, rotation=20, ha="right"); ax.legend(fontsize=8, frameon=False)
     frame = pd.DataFrame([{"mixture": label, "total_tokens": x.total, "domain": d, "tokens": n, "weight": w} for label, x in mixtures.items() for d, n, w in zip(domains, x.tokens, x.weights)])
+    if readings is not None:
+        x = [domains.index(d) + (list(mixtures).index(label) - (len(mixtures) - 1) / 2) * width for label, d in zip(readings.mixture, readings.domain)]
+        ax.errorbar(x, readings.weight, readings.error, fmt="D", ms=3, mfc="white", color="C3", lw=.8, label="read off the published picture")
+        frame = frame.merge(readings.rename(columns={"weight": "read_off", "error": "read_off_error"}), "left", ["mixture", "domain"])
+    ax.set(xticks=range(len(domains)), ylabel="weight"); ax.set_xticklabels(domains, rotation=20, ha="right"); ax.legend(fontsize=8, frameon=False)
     return fig, frame
 
 # %% ../nbs/11_figures.ipynb #63e707f4
 def draw_projection(compositions: list[Mixture],  # measured, two or more scales, ascending
                     target: Mixture | None = None,  # the mixture at the target budget
-                    k_end: float | None = None,  # the path is drawn from k = -1 to here; None: a little beyond the target, or 4 steps
+                     k_end: float | None = None,  # the path is drawn from k = -1 to here; None: a little beyond the target, or 4 steps
+                    readings: pd.DataFrame | None = None,  # total_tokens, domain, weight, error: values read off a picture
                    ) -> tuple[Figure, pd.DataFrame]:
-    "Tokens per domain and weights along the projected path; markers are measured compositions, the dotted line is the target."
+    "Tokens per domain and weights along the projected path; dots are measured compositions, stars the target, diamonds readings."
     domains = compositions[-1].domains
     line, end = fit_path(compositions), 4. if k_end is None else k_end
     if target and k_end is None: end = max(0., project(compositions, target.total).k) * 1.05
@@ -81,6 +87,9 @@ def draw_projection(compositions: list[Mixture],  # measured, two or more scales
         right.semilogx(tokens.sum(1), tokens[:, i] / tokens.sum(1), color=f"C{i}")
         for c in compositions:
             left.plot(c.total, c.tokens[i], "o", ms=4, color=f"C{i}"); right.plot(c.total, c.weights[i], "o", ms=4, color=f"C{i}")
+        if readings is not None:
+            at = readings[readings.domain == d]
+            right.errorbar(at.total_tokens, at.weight, at.error, fmt="D", ms=3, mfc="white", lw=.8, color=f"C{i}")
         if target: left.plot(target.total, target.tokens[i], "*", ms=7, color=f"C{i}"); right.plot(target.total, target.weights[i], "*", ms=7, color=f"C{i}")
     for ax in (left, right):
         ax.set_xlabel("total tokens")
@@ -89,7 +98,7 @@ def draw_projection(compositions: list[Mixture],  # measured, two or more scales
     fig.tight_layout()
     rows = [("path", k, t) for k, t in zip(ks, tokens)] + [("measured", None, np.array(c.tokens)) for c in compositions] + ([("target", None, np.array(target.tokens))] if target else [])
     frame = pd.DataFrame([{"kind": kind, "k": k, "total_tokens": t.sum(), "domain": d, "tokens": t[i], "weight": t[i] / t.sum()} for kind, k, t in rows for i, d in enumerate(domains)])
-    return fig, frame
+    return fig, frame if readings is None else pd.concat([frame, readings[["total_tokens", "domain", "weight"]].assign(kind="read off the published picture")], ignore_index=True)
 
 # %% ../nbs/11_figures.ipynb #9b6c2d02
 def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
@@ -132,6 +141,22 @@ def draw_interactions(design: Design) -> tuple[Figure, pd.DataFrame]:
     return fig, pd.DataFrame(frame)
 
 # %% ../nbs/11_figures.ipynb #e05f6dfe
+def draw_conventions(frame: pd.DataFrame,  # one row a convention (index: its name), one column a domain: multiples of the uniform share
+                    ) -> tuple[Figure, pd.DataFrame]:
+    "A table in colour: blue below the uniform share, red above."
+    fig = Figure((2.2 + .95 * frame.shape[1], .8 + .32 * frame.shape[0])); ax = fig.subplots()
+    image = ax.imshow(frame, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto")
+    for i, j in np.ndindex(frame.shape): ax.text(j, i, f"{frame.iloc[i, j]:.3f}", ha="center", va="center", fontsize=8)
+    ax.set(xticks=range(frame.shape[1]), yticks=range(frame.shape[0]), yticklabels=frame.index); ax.set_xticklabels(frame.columns, rotation=20, ha="right"); ax.tick_params(labelsize=8)
+    fig.colorbar(image, ax=ax).set_label("multiples of the uniform share", fontsize=8)
+    return fig, frame.rename_axis("convention").reset_index()
+
+def table_check(paper: dict[str, float], ours: dict[str, float], error: float = 0.) -> pd.DataFrame:  # what, paper, ours, difference, reading error
+    "Paper value, our value, difference; `error` is the half-width of a reading, 0 for typed numbers."
+    if paper.keys() != ours.keys(): raise InputError(f"the check compares different things: {sorted(paper.keys() ^ ours.keys())}")
+    return pd.DataFrame([{"what": w, "paper": p, "ours": ours[w], "difference": ours[w] - p, "reading_error": error} for w, p in paper.items()])
+
+# %% ../nbs/11_figures.ipynb #d1e6d90f
 def table_weights(mixtures: dict[str, Mixture]) -> tuple[pd.DataFrame, pd.DataFrame]:  # all digits, rounded for reading
     "One row a domain, one column a method; the budget stands in the column's name."
     columns = {f"{label} ({format_tokens(x.total)} tokens)": x.weights for label, x in mixtures.items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrides', 'short_name', 'record_hashes', 'outputs',
-           'execute', 'reproduce', 'write_index', 'summary']
+           'execute', 'reproduce', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
 import hashlib, json, multiprocessing, os, shutil, sys, textwrap, time
@@ -150,8 +150,9 @@ def reproduce(profile: str = "smoke",
         state[name] = {"key": k, "outputs": outputs(places, name)}
         with atomic_write(state_file) as f: json.dump(state, f, indent=1)
         say(f"{name}: {seconds:.0f} s")
-    before = []
-    for notebook in sorted(places.notebooks.glob("stage-*.ipynb")):
+    before, source = [], parameters.get("source", "runs")
+    stages, artefacts = ([n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, source)] for kinds in (["stage"], ["figure", "table"]))
+    for notebook in stages:
         name, job = short_name(notebook), _job(notebook, places, parameters)
         k = key(notebook, job[2], before)
         if up_to_date(name, k): say(f"{notebook.stem}: up to date")
@@ -159,7 +160,6 @@ def reproduce(profile: str = "smoke",
             say(f"\n{notebook.stem}")
             done(name, k, execute(*job))
         before.append(sorted(state[name]["outputs"].values()))
-    artefacts = [n for kind in ("figure", "table") for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb"))]
     waiting = {}
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         for notebook in artefacts:
@@ -168,10 +168,15 @@ def reproduce(profile: str = "smoke",
             if not up_to_date(name, k): waiting[name] = (k, pool.submit(execute, *job, show=False))
         for name, (k, future) in waiting.items(): done(name, k, future.result())
     say(f"{len(artefacts) - len(waiting)} of {len(artefacts)} figures and tables up to date, {len(waiting)} made")
-    write_index(profile, parameters, places, [*sorted(places.notebooks.glob("stage-*.ipynb")), *artefacts])
-    return summary(places)
+    write_index(profile, parameters, places, [*stages, *artefacts])
+    return "\n".join([*(run_summary(places) if source == "runs" else check_summary(places)), *_files(places)])
 
 # %% ../nbs/13_reproduce.ipynb #057ae60a
+def wanted(notebook: Path, source: str) -> bool:
+    "Does this notebook belong to a reproduction from `source` (\"runs\" or \"published\")? Stages train, so only to runs; a figure whose default source is the authors' numbers has no other."
+    default = parameters_of(notebook).get("source", '"runs"').partition("#")[0].strip().strip("\"'")
+    return default == "runs" if source == "runs" else "source" in parameters_of(notebook)
+
 def write_index(profile: str, parameters: dict, places: Places, notebooks: list[Path]):
     "Write index.json and index.md beside the artefacts."
     records = {kind: record_hashes(places, kind) for kind in ("proxy", "target")}
@@ -179,11 +184,11 @@ def write_index(profile: str, parameters: dict, places: Places, notebooks: list[
                      "parameters": {k: parameters[k] for k in parameters_of(n) if k in parameters}} for n in notebooks}
     with atomic_write(places.figures / "index.json") as f: json.dump({"profile": profile, "records": records, "made": made}, f, indent=1)
     rows = "".join(f"| {name} | {', '.join(f'[{f}]({f})' for f in entry['files'])} |\n" for name, entry in made.items())
-    with atomic_write(places.figures / "index.md") as f:
-        f.write(f"# Profile {profile}\n\nMade from {len(records['proxy'])} proxy runs and {len(records['target'])} target runs; their hashes and all parameters are in `index.json`.\n\n| notebook | files |\n|---|---|\n{rows}")
+    origin = f"{len(records['proxy'])} proxy runs and {len(records['target'])} target runs; their hashes" if records["proxy"] else "the authors' published numbers, which ship with the package; their names"
+    with atomic_write(places.figures / "index.md") as f: f.write(f"# Profile {profile}\n\nMade from {origin} and all parameters are in `index.json`.\n\n| notebook | files |\n|---|---|\n{rows}")
 
-def summary(places: Places) -> str:
-    "The weights per domain at every scale, the cost, the target runs and the files, as text."
+def run_summary(places: Places) -> list[str]:
+    "The weights per domain at every scale, the cost, and the target runs, as lines of text."
     import pandas as pd
     scales = sorted((load_mixture(p) for p in places.figures.glob("stage-3-ddo-*.json")), key=lambda x: x.total)
     target = load_mixture(places.figures / "stage-4-projected.json")
@@ -196,10 +201,23 @@ def summary(places: Places) -> str:
         lines.append(f"{len(records)} {kind} runs, {sum(r.spec.mixture.total for r in records):,} tokens, {sum(r.seconds for r in records):,.0f} run-seconds"
                                  + "".join(f"; {r.name} failed: {r.reason}" for r in records if r.status == "failed"))
         if kind == "target": lines += [f"  {r.name}: mean held-out loss {r.mean_loss:.4f} nats per token (one seed)" for r in records if r.status == "finished"]
+    return lines
+
+def check_summary(places: Places) -> list[str]:
+    "Paper value against ours: for each artefact, how many typed numbers were compared and the largest difference."
+    import pandas as pd
+    rows = []
+    for path in sorted(places.figures.glob("*-check.csv")):
+        check = pd.read_csv(path); typed = check[check.reading_error == 0]
+        rows.append({"artefact": path.stem.removesuffix("-check"), "typed numbers compared": len(typed), "largest difference": f"{typed.difference.abs().max():.1e}" if len(typed) else "-",
+                     "readings compared": len(check) - len(typed), "within the reading error": int((check.difference.abs() <= check.reading_error)[check.reading_error > 0].sum())})
+    return ["", "The paper's numbers against ours", to_markdown(pd.DataFrame(rows)).rstrip()]
+
+def _files(places: Places) -> list[str]:
     kinds = {}
     for p in sorted(places.figures.iterdir()):
         if p.is_file(): kinds.setdefault(p.stem, []).append(p.suffix)
-    return "\n".join([*lines, f"Written to {_from_here(places.figures)}:", textwrap.fill(", ".join(f"{stem}{'/'.join(suffixes)}" for stem, suffixes in kinds.items()), 140, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
-                      f"Executed notebooks in {_from_here(places.build / 'notebooks')}"])
+    names = textwrap.fill(", ".join(f"{stem}{'/'.join(suffixes)}" for stem, suffixes in kinds.items()), 140, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return [f"Written to {_from_here(places.figures)}:", names, f"Executed notebooks in {_from_here(places.build / 'notebooks')}"]
 
 def _from_here(path: Path) -> Path: return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
