@@ -91,6 +91,8 @@ def draw_projection(compositions: list[Mixture],  # measured, two or more scales
             at = readings[readings.domain == d]
             right.errorbar(at.total_tokens, at.weight, at.error, fmt="D", ms=3, mfc="white", lw=.8, color=f"C{i}")
         if target: left.plot(target.total, target.tokens[i], "*", ms=7, color=f"C{i}"); right.plot(target.total, target.weights[i], "*", ms=7, color=f"C{i}")
+    if readings is not None:
+        right.plot([], [], "D", ms=3, mfc="white", color="0.4", label="read off the published picture"); right.legend(fontsize=7, frameon=False)
     for ax in (left, right):
         ax.set_xlabel("total tokens")
         if target: ax.axvline(target.total, color="0.6", lw=1, ls=":")
@@ -146,7 +148,7 @@ def draw_conventions(frame: pd.DataFrame,  # one row a convention (index: its na
     "A table in colour: blue below the uniform share, red above."
     fig = Figure((2.2 + .95 * frame.shape[1], .8 + .32 * frame.shape[0])); ax = fig.subplots()
     image = ax.imshow(frame, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto")
-    for i, j in np.ndindex(frame.shape): ax.text(j, i, f"{frame.iloc[i, j]:.3f}", ha="center", va="center", fontsize=8)
+    for i, j in np.ndindex(frame.shape): ax.text(j, i, f"{frame.iloc[i, j]:.3f}", ha="center", va="center", fontsize=8, color="white" if abs(frame.iloc[i, j] - 1) > .65 else "black")
     ax.set(xticks=range(frame.shape[1]), yticks=range(frame.shape[0]), yticklabels=frame.index); ax.set_xticklabels(frame.columns, rotation=20, ha="right"); ax.tick_params(labelsize=8)
     fig.colorbar(image, ax=ax).set_label("multiples of the uniform share", fontsize=8)
     return fig, frame.rename_axis("convention").reset_index()
