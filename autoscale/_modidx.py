@@ -259,6 +259,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'autoscale.sweep.sweep': ('sweep.html#sweep', 'autoscale/sweep.py')},
             'autoscale.trainer': { 'autoscale.trainer.Diverged': ('trainer.html#diverged', 'autoscale/trainer.py'),
                                    'autoscale.trainer._accumulate': ('trainer.html#_accumulate', 'autoscale/trainer.py'),
+                                   'autoscale.trainer._evaluate_finite': ('trainer.html#_evaluate_finite', 'autoscale/trainer.py'),
                                    'autoscale.trainer._machine': ('trainer.html#_machine', 'autoscale/trainer.py'),
                                    'autoscale.trainer._running_mean': ('trainer.html#_running_mean', 'autoscale/trainer.py'),
                                    'autoscale.trainer._sync': ('trainer.html#_sync', 'autoscale/trainer.py'),

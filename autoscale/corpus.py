@@ -92,8 +92,8 @@ class LocalSource:
 
     @cached_property
     def sha256(self) -> str:
-        "Of the files' contents."
-        return hashlib.sha256("".join(file_sha256(f) for f in self.files).encode()).hexdigest()
+        "Of the files' contents and of how they are read."
+        return hashlib.sha256("".join([self._format(self.files[0]), self.text_field, *map(file_sha256, self.files)]).encode()).hexdigest()
 
     def documents(self) -> Iterator[Document]:
         "Stream the documents, file by file. Raises `InputError` where a file cannot be read or lacks the text field."

@@ -105,6 +105,8 @@ def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
     designs = [Design(table.domains, table.validation, table.tokens[rows[g]].mean(0), table.losses[rows[g]].mean(0),
                       {d: _points(table, rows, g, c.get(g, ()), i) for i, (d, c) in enumerate(zip(table.domains, companions))},
                       None if table.params is None else int(size)) for size, g, rows, companions in found]
+    around = [d for d in designs if all(p.amounts[0] < 1 < p.amounts[-1] for p in d.points.values())]
+    designs = around or designs  # runs of two designs can line up around a third run, all of them larger or all smaller: that is no design of anybody's
     ignored = len(table) - len({name for d in designs for name in d.runs})
     return sorted((Design(**{**vars(d), "ignored": ignored}) for d in designs), key=lambda d: d.base_tokens.sum())
 

@@ -66,18 +66,18 @@ def draw_weights(mixtures: dict[str, Mixture],  # label -> mixture over the same
         x = [domains.index(d) + (list(mixtures).index(label) - (len(mixtures) - 1) / 2) * width for label, d in zip(readings.mixture, readings.domain)]
         ax.errorbar(x, readings.weight, readings.error, fmt="D", ms=3, mfc="white", color="C3", lw=.8, label="read off the published picture")
         frame = frame.merge(readings.rename(columns={"weight": "read_off", "error": "read_off_error"}), "left", ["mixture", "domain"])
-    ax.set(xticks=range(len(domains)), ylabel="weight"); ax.set_xticklabels(domains, rotation=20, ha="right"); ax.legend(fontsize=8, frameon=False)
+    ax.set(xticks=range(len(domains)), ylabel="weight"); ax.set_xticklabels(domains, rotation=20, ha="right"); ax.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(.5, 1), ncols=3)
     return fig, frame
 
 # %% ../nbs/11_figures.ipynb #63e707f4
-def draw_projection(compositions: list[Mixture],  # measured, two or more scales, ascending
+def draw_projection(compositions: list[Mixture],  # the optima of two or more scales
                     target: Mixture | None = None,  # the mixture at the target budget
                      k_end: float | None = None,  # the path is drawn from k = -1 to here; None: a little beyond the target, or 4 steps
                     readings: pd.DataFrame | None = None,  # total_tokens, domain, weight, error: values read off a picture
                    ) -> tuple[Figure, pd.DataFrame]:
-    "Tokens per domain and weights along the projected path; dots are measured compositions, stars the target, diamonds readings."
-    domains = compositions[-1].domains
+    "Tokens per domain and weights along the projected path; dots are the optima of the scales, stars the target, diamonds readings."
     line, end = fit_path(compositions), 4. if k_end is None else k_end
+    domains = line.domains
     if target and k_end is None: end = max(0., project(compositions, target.total).k) * 1.05
     ks = np.linspace(-1, end, 101)
     tokens = np.array([line(k) for k in ks])
@@ -86,19 +86,20 @@ def draw_projection(compositions: list[Mixture],  # measured, two or more scales
         left.loglog(tokens.sum(1), tokens[:, i], color=f"C{i}", label=d)
         right.semilogx(tokens.sum(1), tokens[:, i] / tokens.sum(1), color=f"C{i}")
         for c in compositions:
-            left.plot(c.total, c.tokens[i], "o", ms=4, color=f"C{i}"); right.plot(c.total, c.weights[i], "o", ms=4, color=f"C{i}")
+            left.plot(c.total, c[d], "o", ms=4, color=f"C{i}"); right.plot(c.total, c[d] / c.total, "o", ms=4, color=f"C{i}")
         if readings is not None:
             at = readings[readings.domain == d]
             right.errorbar(at.total_tokens, at.weight, at.error, fmt="D", ms=3, mfc="white", lw=.8, color=f"C{i}")
-        if target: left.plot(target.total, target.tokens[i], "*", ms=7, color=f"C{i}"); right.plot(target.total, target.weights[i], "*", ms=7, color=f"C{i}")
+        if target: left.plot(target.total, target[d], "*", ms=7, color=f"C{i}"); right.plot(target.total, target[d] / target.total, "*", ms=7, color=f"C{i}")
     if readings is not None:
         right.plot([], [], "D", ms=3, mfc="white", color="0.4", label="read off the published picture"); right.legend(fontsize=7, frameon=False)
     for ax in (left, right):
         ax.set_xlabel("total tokens")
         if target: ax.axvline(target.total, color="0.6", lw=1, ls=":")
+    for marker, what in [("o", "optimum of a scale"), ("*", "target")][:2 if target else 1]: left.plot([], [], marker, ls="", ms=5, color="0.4", label=what)
     left.set(ylabel="tokens of the domain", title="(a)"); right.set(ylabel="weight", title="(b)", ylim=(0, None)); left.legend(fontsize=7, frameon=False)
     fig.tight_layout()
-    rows = [("path", k, t) for k, t in zip(ks, tokens)] + [("measured", None, np.array(c.tokens)) for c in compositions] + ([("target", None, np.array(target.tokens))] if target else [])
+    rows = [("path", k, t) for k, t in zip(ks, tokens)] + [("optimum", None, np.array([c[d] for d in domains])) for c in compositions] + ([("target", None, np.array([target[d] for d in domains]))] if target else [])
     frame = pd.DataFrame([{"kind": kind, "k": k, "total_tokens": t.sum(), "domain": d, "tokens": t[i], "weight": t[i] / t.sum()} for kind, k, t in rows for i, d in enumerate(domains)])
     return fig, frame if readings is None else pd.concat([frame, readings[["total_tokens", "domain", "weight"]].assign(kind="read off the published picture")], ignore_index=True)
 
@@ -108,20 +109,20 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
     "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a colour for each scale."
     domains = next(iter(laws.values())).domains
     rows = -(-len(domains) // 4); columns = -(-len(domains) // rows)
-    fig = Figure((2.4 * columns, 2.1 * rows + .3)); axes = np.atleast_1d(fig.subplots(rows, columns)).ravel()
+    fig = Figure((2.4 * columns, 2.1 * rows + .3)); axes = np.atleast_1d(fig.subplots(rows, columns, sharey=True)).ravel()
     frame = []
     for d, ax in zip(domains, axes):
         for s, (label, law) in enumerate(laws.items()):
             x, y = law.points[d]; one = law.laws[d]
             grid = np.geomspace(x.min(), x.max(), 60)
-            ax.plot(grid, one(grid) if not one.flat else np.full(60, y.mean()), color="0.6" if one.problem else f"C{s}", lw=1.2)
+            ax.plot(grid, one(grid), color=f"C{s}", ls="--" if one.problem else "-", lw=1.2)
             ax.plot(x, y, "o", ms=4, color=f"C{s}", label=label)
-            frame += [{"scale": label, "domain": d, "amount": a, "objective": v, "law": float(one(a)) if not one.flat else float(y.mean()), "n0": one.n0, "gamma": one.gamma, "ell": one.ell, "problem": one.problem} for a, v in zip(x, y)]
+            frame += [{"scale": label, "domain": d, "amount": a, "objective": v, "law": float(one(a)), "n0": one.n0, "gamma": one.gamma, "ell": one.ell, "problem": one.problem} for a, v in zip(x, y)]
         ax.set_xscale("log"); ax.set_xticks(x, [f"{a:.2g}" for a in x]); ax.minorticks_off(); ax.tick_params(labelsize=7)
         ax.set_title(d, fontsize=9, color="C3" if any(law.laws[d].problem for law in laws.values()) else "black")
     for ax in axes[len(domains):]: ax.set_axis_off()
     axes[0].legend(fontsize=7, frameon=False)
-    fig.supxlabel("tokens of the domain, multiples of the base run's", fontsize=9); fig.supylabel("objective, 1 = base run", fontsize=9); fig.tight_layout()
+    fig.supxlabel("tokens of the domain, multiples of the base run's", fontsize=9); fig.supylabel("objective, 1 = base run", fontsize=9); fig.tight_layout(pad=.6)
     return fig, pd.DataFrame(frame)
 
 # %% ../nbs/11_figures.ipynb #b7d20d91
@@ -158,7 +159,7 @@ def table_check(paper: dict[str, float], ours: dict[str, float], error: float = 
     if paper.keys() != ours.keys(): raise InputError(f"the check compares different things: {sorted(paper.keys() ^ ours.keys())}")
     return pd.DataFrame([{"what": w, "paper": p, "ours": ours[w], "difference": ours[w] - p, "reading_error": error} for w, p in paper.items()])
 
-# %% ../nbs/11_figures.ipynb #d1e6d90f
+# %% ../nbs/11_figures.ipynb #7dff5024
 def table_weights(mixtures: dict[str, Mixture]) -> tuple[pd.DataFrame, pd.DataFrame]:  # all digits, rounded for reading
     "One row a domain, one column a method; the budget stands in the column's name."
     columns = {f"{label} ({format_tokens(x.total)} tokens)": x.weights for label, x in mixtures.items()}

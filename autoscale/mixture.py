@@ -27,7 +27,7 @@ def parse_tokens(size: str | int | float  # `0.3B`, `300M`, `1e9`, or a number
                 ) -> int:  # whole tokens
     "Read a token count; raises `InputError` where it is not a positive whole number of tokens."
     match = re.fullmatch(r"\s*([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbt]?)\s*", str(size).lower())
-    if not match: raise InputError(f"{size!r} is not a number of tokens; write it like 0.3B, 300M or 1e9")
+    if not match or len(match[1]) > 40 or re.search(r"e\+?[0-9]{3}", match[1]): raise InputError(f"{size!r} is not a number of tokens; write it like 0.3B, 300M or 1e9")
     tokens = Fraction(re.sub("[_,]", "", match[1])) * _suffixes[match[2]]
     if tokens.denominator != 1 or tokens <= 0:
         raise InputError(f"{size!r} is {float(tokens):g} tokens, not a positive whole number")
@@ -37,7 +37,7 @@ def format_tokens(tokens: int  # token count
                  ) -> str:  # at most four significant digits: `300M`, `1.234B`
     "Write a token count the way `parse_tokens` reads it (rounded to four digits)."
     for suffix, unit in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if abs(tokens) >= unit: return f"{tokens/unit:.4g}{suffix}"
+        if abs(tokens) >= .99995 * unit: return f"{tokens/unit:.4g}{suffix}"  # what rounds to 1000k is written 1M
     return str(tokens)
 
 # %% ../nbs/00_mixture.ipynb #8ea43225
@@ -69,6 +69,7 @@ def round_to_total(weights,  # (m,) non-negative shares, not all zero
                          f"{total - total % multiple:,} and {total - total % multiple + multiple:,}")
     exact = [Fraction(float(w)) for w in weights]
     whole = sum(exact)
+    if not whole: raise InputError("all weights are 0; give at least one domain some")
     quotas = [w * (total // multiple) / whole for w in exact]
     units = [math.floor(q) for q in quotas]
     left = total // multiple - sum(units)
@@ -120,10 +121,11 @@ class Mixture:
     def __post_init__(self):
         domains, tokens = tuple(self.domains), tuple(self.tokens)
         if not domains: raise InputError("a mixture needs at least one domain")
+        if not all(isinstance(d, str) and d for d in domains): raise InputError(f"domains {list(domains)}: each needs a name")
         if len(set(domains)) < len(domains): raise InputError(f"domain {next(d for d in domains if domains.count(d) > 1)!r} is named twice")
         if len(tokens) != len(domains): raise InputError(f"{len(domains)} domains but {len(tokens)} token counts")
         for d, n in zip(domains, tokens):
-            if not (math.isfinite(n) and n == int(n) and n >= 0): raise InputError(f"domain {d!r} has {n} tokens; a count is a whole number and not negative")
+            if not (isinstance(n, (int, float, np.number)) and math.isfinite(n) and n == int(n) and n >= 0): raise InputError(f"domain {d!r} has {n!r} tokens; a count is a whole number and not negative")
         if not sum(tokens): raise InputError("a mixture of 0 tokens; give at least one domain some")
         object.__setattr__(self, "domains", domains)
         object.__setattr__(self, "tokens", tuple(int(n) for n in tokens))
@@ -154,6 +156,7 @@ class Mixture:
     @classmethod
     def uniform(cls, domains, total: int, multiple: int = 1) -> "Mixture":
         "The same number of tokens of every domain, up to rounding."
+        if not domains: raise InputError("a mixture needs at least one domain")
         return cls.from_weights(domains, [1 / len(domains)] * len(domains), total, multiple, method="uniform")
 
 # %% ../nbs/00_mixture.ipynb #c8d1859f
@@ -197,6 +200,7 @@ def mixture_to_dict(mixture: Mixture) -> dict:  # ready for `json.dumps`
 def mixture_from_dict(d: dict) -> Mixture:
     "Read the mixture file's content; raises `InputError` where it contradicts itself."
     if not isinstance(d, dict) or "domains" not in d: raise InputError("not a mixture: there is no list of `domains`")
+    if "epochs" in d and d["epochs"] is not None and len(d["epochs"]) != len(d["domains"]): raise InputError(f"{len(d['domains'])} domains but {len(d['epochs'])} epochs")
     notes = {"method": str(d.get("method", "")), "interval": d.get("interval"), "epochs": tuple(d["epochs"]) if d.get("epochs") else None}
     if "tokens" in d: mixture = Mixture(tuple(d["domains"]), tuple(d["tokens"]), **notes)
     elif "weights" in d and "total_tokens" in d: mixture = replace(Mixture.from_weights(d["domains"], d["weights"], d["total_tokens"]), **notes)
@@ -217,3 +221,4 @@ def load_mixture(path: str | Path) -> Mixture:
     except OSError as e: raise InputError(f"{path}: cannot be read ({e.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise InputError(f"{path}: not complete JSON ({e}); write it again") from None
     except InputError as e: raise InputError(f"{path}: {e}") from None
+    except (TypeError, ValueError, AttributeError) as e: raise InputError(f"{path}: not a mixture file ({e}); see the keys that `save_mixture` writes") from None

@@ -190,7 +190,7 @@ def project_runs(table: RunTable,
     notes = [f"at {format_tokens(o.mixture.total)} tokens, {note}" for o in optima for note in o.notes]
     return optima, replace(projected, notes=(*notes, *projected.notes))
 
-# %% ../nbs/07_projection.ipynb #d9030eab
+# %% ../nbs/07_projection.ipynb #72ea9f60
 @dataclass(frozen=True)
 class SkillsOptimum:
     "The best mixture where domains teach shared skills."
@@ -210,7 +210,7 @@ def _log_loss(c, log_beta, gamma, w):  # log L(w), its gradient and Hessian in w
     gradient = -(share * gamma) @ slopes
     return value, gradient, (slopes.T * (share * (gamma + gamma ** 2))) @ slopes - np.outer(gradient, gradient)
 
-# %% ../nbs/07_projection.ipynb #fe83a4b8
+# %% ../nbs/07_projection.ipynb #9265f6da
 def _interior_point(c, log_beta, gamma):  # minimise log L over the simplex: Newton's method on the optimality conditions with w z = mu, mu -> 0
     m = c.shape[1]
     w = np.full(m, 1 / m)
@@ -227,7 +227,7 @@ def _interior_point(c, log_beta, gamma):  # minimise log L over the simplex: New
         w, z, y = w + dw / far, z + dz / far, y + dy / far
     return w / w.sum()
 
-# %% ../nbs/07_projection.ipynb #72ea9f60
+# %% ../nbs/07_projection.ipynb #69e2e5db
 def skills_optimum(c,  # (s, m) tokens of domain i teach skill j at rate c[j, i] >= 0
                    log_beta,  # (s,) log amplitudes of the skills' terms
                    gamma,  # (s,) exponents, > 0

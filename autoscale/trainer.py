@@ -59,10 +59,19 @@ OPTIMISER = {  # AdamW and its schedule; a specification may override any of the
 }
 
 def optimiser_settings(**overrides) -> dict:
-    "`OPTIMISER` with overrides; raises `InputError` on a name it does not have."
-    for name in overrides:
+    "`OPTIMISER` with overrides, complete and as numbers (YAML reads 3e-3 as text). Raises `InputError` on a name it does not have or a value out of range."
+    settings = dict(OPTIMISER)
+    for name, value in overrides.items():
         if name not in OPTIMISER: raise InputError(f"the optimiser has no setting {name!r}; it has {', '.join(OPTIMISER)}")
-    return {**OPTIMISER, **overrides}
+        try: settings[name] = [float(v) for v in value] if name == "betas" else float(value)
+        except (TypeError, ValueError): raise InputError(f"optimiser setting {name} is {value!r}, not a number") from None
+    fractions = {n: settings[n] for n in ("warmup", "final", "average_last")} | {f"betas[{i}]": b for i, b in enumerate(settings["betas"])}
+    for name, value in fractions.items():
+        if not 0 <= value <= 1: raise InputError(f"optimiser setting {name} is {value:g}; it is a fraction from 0 to 1")
+    for name in ("learning_rate", "eps", "clip"):
+        if not 0 < settings[name] < math.inf: raise InputError(f"optimiser setting {name} is {settings[name]:g}; it must be positive")
+    if not 0 <= settings["weight_decay"] < math.inf: raise InputError(f"optimiser setting weight_decay is {settings['weight_decay']:g}; it must not be negative")
+    return settings
 
 def learning_rate(step: int, steps: int, optimiser: dict) -> float:
     "Learning rate of optimiser step `step` (from 0) of `steps`."
@@ -80,21 +89,22 @@ def held_out(store: TokenStore, domain: str, context: int, sequences: int) -> np
     return np.stack([tokens[s:s + context] for s in starts]).astype(np.int64)
 
 @torch.no_grad()
-def evaluate(model, accelerator, store: TokenStore, spec: RunSpec) -> tuple[dict[str, float], dict[str, float]]:  # nats per token, its standard error; per domain
-    "Held-out loss of every domain of the store; each rank takes its share of the sequences."
+def evaluate(model, accelerator, store: TokenStore, spec: RunSpec, rows_at_once: int) -> tuple[dict[str, float], dict[str, float]]:  # nats per token, its standard error; per domain
+    "Held-out loss of every domain of the store, `rows_at_once` sequences per forward pass; each rank takes its share of the sequences, so `model` is not the wrapped one (a rank may have none)."
     model.eval(); losses, errors = {}, {}
     for domain in store.domains:
         rows = held_out(store, domain, spec.context, spec.evaluation["sequences"])
         mine = rows[accelerator.process_index::accelerator.num_processes]
         sums = torch.zeros(2, dtype=torch.float64)
-        for part in np.array_split(mine, -(-len(mine) // spec.batch)) if len(mine) else []:
-            filled = np.concatenate([part, np.zeros((spec.batch - len(part), spec.context), np.int64)])  # one shape, one compiled graph
+        for start in range(0, len(mine), rows_at_once):
+            part = mine[start:start + rows_at_once]
+            filled = np.concatenate([part, np.zeros((rows_at_once - len(part), spec.context), np.int64)])  # one shape, one compiled graph
             with autocast(spec, accelerator): nats = sequence_nats(model, torch.from_numpy(filled).to(accelerator.device))
             mean = nats[:len(part)].double().cpu() / (spec.context - 1)
             sums += torch.stack([mean.sum(), (mean ** 2).sum()])
         total, squares = accelerator.reduce(sums.to(accelerator.device, torch.float32 if accelerator.device.type == "mps" else torch.float64), "sum").tolist()
         losses[domain] = total / len(rows)
-        errors[domain] = math.sqrt(max(0, squares / len(rows) - losses[domain] ** 2) / max(1, len(rows) - 1))
+        if len(rows) > 1: errors[domain] = math.sqrt(max(0, squares / len(rows) - losses[domain] ** 2) / (len(rows) - 1))
     model.train()
     return losses, errors
 
@@ -127,7 +137,7 @@ def load_checkpoint(path: Path, spec: RunSpec, model, optimizer) -> tuple[dict, 
         named = dict(model.named_parameters())
         for n, p in named.items():
             p.data.copy_(saved[f"weight/{n}"])
-            if progress["step"]: optimizer.state[p] = {"step": torch.tensor(float(progress["step"])), **{k: saved[f"{k}/{n}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}}
+            if progress["step"]: optimizer.state[p] = {"step": torch.tensor(float(progress["step"]), device=p.device), **{k: saved[f"{k}/{n}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}}
     except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as e: raise InputError(f"{path}: not a complete checkpoint ({e}); delete it and the run starts anew") from None
     average = {n: saved[f"average/{n}"].to(p.device) for n, p in named.items() if f"average/{n}" in saved}
     return progress, average or None
@@ -135,6 +145,11 @@ def load_checkpoint(path: Path, spec: RunSpec, model, optimizer) -> tuple[dict, 
 # %% ../nbs/04_trainer.ipynb #316b3861
 class Diverged(Exception):
     "The loss left the range of anything that learns."
+
+def _evaluate_finite(model, accelerator, store, spec, rows_at_once, step):
+    losses, errors = evaluate(model, accelerator, store, spec, rows_at_once)
+    if not all(math.isfinite(l) for l in losses.values()): raise Diverged(f"held-out loss {losses} after step {step}; lower the learning rate ({spec.optimiser['learning_rate']:g})")
+    return losses, errors
 
 def train(spec: RunSpec, store: TokenStore,
           name: str = "",  # label for the record
@@ -150,15 +165,18 @@ def train(spec: RunSpec, store: TokenStore,
     from accelerate import Accelerator
     if spec.store != store.hash: raise InputError(f"run {name!r} was specified for token store {spec.store}, this one is {store.hash}")
     if spec.precision not in ("bf16", "fp32"): raise InputError(f"precision {spec.precision!r} is not bf16 or fp32")
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="no")  # precision belongs to the specification, not to the launcher's environment
     model = build_model(spec, store).to(accelerator.device)
     matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
     settings = optimiser_settings(**spec.optimiser)
+    if settings != spec.optimiser: raise InputError(f"run {name!r}: the specification leaves {', '.join(settings.keys() - spec.optimiser.keys()) or 'numbers as text'} to defaults, which its hash does not cover; complete it with optimiser_settings()")
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": settings["weight_decay"]}, {"params": vectors, "weight_decay": 0.}],
                                   betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)
-    progress, average = {"step": 0, "averaged": 0, "seconds": 0., "training_seconds": 0., "curve": [], "evaluations": []}, None
+    progress, average = {"step": 0, "seconds": 0., "training_seconds": 0., "curve": [], "evaluations": []}, None
     if checkpoint and checkpoint.exists(): progress, average = load_checkpoint(checkpoint, spec, model, optimizer)
-    wrapped = accelerator.prepare_model(torch.compile(model) if compile else model)
+    forward = torch.compile(model) if compile else model
+    wrapped = accelerator.prepare_model(forward)
+    rows_at_once = micro_batch or max(1, spec.batch // accelerator.num_processes)
     record = RunRecord(spec, name, "finished", params=sum(p.numel() for p in model.parameters()), versions=_versions(), machine=_machine(accelerator))
 
     sampler = Sampler(store, spec.mixture, spec.context, spec.batch, spec.seed, accelerator.process_index, accelerator.num_processes)
@@ -172,7 +190,7 @@ def train(spec: RunSpec, store: TokenStore,
             torch.manual_seed((spec.seed * 1_000_003 + step) * 4099 + accelerator.process_index)  # dropout, if the model has any
             for group in optimizer.param_groups: group["lr"] = learning_rate(step, steps, settings)
             here = min(spec.batch, len(sampler.schedule) - step * spec.batch)  # sequences in the global batch
-            loss = _accumulate(wrapped, accelerator, spec, rows, real, here * (spec.context - 1), micro_batch or len(rows))
+            loss = _accumulate(wrapped, accelerator, spec, rows, real, here * (spec.context - 1), rows_at_once)
             accelerator.clip_grad_norm_(wrapped.parameters(), settings["clip"])
             optimizer.step(); optimizer.zero_grad()
             if step >= average_from: average = _running_mean(average, model, step - average_from + 1)
@@ -183,15 +201,14 @@ def train(spec: RunSpec, store: TokenStore,
                 progress["curve"].append({"step": done, "tokens": tokens, "loss": value, "learning_rate": optimizer.param_groups[0]["lr"]})
             progress["training_seconds"] += time.monotonic() - tick
             if every and done % every == 0 and done < steps:
-                with averaged(model, average): losses, _ = evaluate(wrapped, accelerator, store, spec)
+                with averaged(model, average): losses, _ = _evaluate_finite(forward, accelerator, store, spec, rows_at_once, done)
                 progress["evaluations"].append({"step": done, "tokens": tokens, "losses": losses})
             progress.update(step=done, seconds=time.monotonic() - started)
             if report and (done % log_every == 0 or done == steps): report({"step": done, "steps": steps, "loss": progress["curve"][-1]["loss"], "tokens_per_second": tokens / progress["training_seconds"]})
             if checkpoint and done < steps and time.monotonic() - saved_at >= checkpoint_seconds:
                 if accelerator.is_main_process: save_checkpoint(checkpoint, spec, model, optimizer, average, progress)
                 saved_at = time.monotonic()
-        with averaged(model, average): losses, errors = evaluate(wrapped, accelerator, store, spec)
-        if not all(math.isfinite(l) for l in losses.values()): raise Diverged(f"held-out losses {losses}")
+        with averaged(model, average): losses, errors = _evaluate_finite(forward, accelerator, store, spec, rows_at_once, steps)
         progress["evaluations"].append({"step": steps, "tokens": spec.mixture.total, "losses": losses})
         record = replace(record, losses=losses, loss_se=errors, bits_per_byte={d: l / math.log(2) / store.bytes_per_token(d, "valid") for d, l in losses.items()})
     except Diverged as e: record = replace(record, status="failed", reason=str(e))

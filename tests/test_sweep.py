@@ -80,6 +80,37 @@ def test_killed_sweep_loses_no_finished_run_and_leaves_no_process(store, spec, t
     assert not list((runs.folder / "checkpoints").glob("*.safetensors"))
 
 
+def test_an_idle_worker_ends_with_a_killed_sweep_too(store, spec, tmp_path):
+    "One long and one short run: when the short one is done, its worker waits for work and reports nothing."
+    long = replace(spec, mixture=Mixture.uniform(store.domains, 5760 * 64, multiple=64))
+    (tmp_path / "jobs.json").write_text(json.dumps([("long", long.to_dict()), ("short", spec.to_dict())]))
+    (tmp_path / "child.py").write_text(CHILD)
+    child = subprocess.Popen([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", tmp_path / "runs"], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "runs").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    deadline = time.monotonic() + 15
+    while [p for p in os.listdir("/proc") if p.isdigit() and _group(p) == child.pid] and time.monotonic() < deadline:
+        time.sleep(.1)
+    assert not [p for p in os.listdir("/proc") if p.isdigit() and _group(p) == child.pid]
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 1, "the long run was not under way any more"
+
+
+def test_equal_specifications_are_trained_once(store, spec, tmp_path):
+    short = replace(spec, mixture=Mixture.uniform(store.domains, 24 * 64, multiple=64), evaluation={"sequences": 4, "every": 0})
+    one, same = sweep([("one", short), ("same", short)], store, RunStore(tmp_path))
+    assert one == same and one.name == "one"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_cannot_be_trained_ends_the_sweep_by_name(store, spec, tmp_path, workers):
+    bad = replace(spec, model={"model_type": "gpt2", "n_embd": 33, "n_head": 2})
+    with pytest.raises((InputError, RuntimeError), match="'bad'"):
+        sweep([("bad", bad), ("long", replace(spec, mixture=Mixture.uniform(store.domains, 5760 * 64, multiple=64)))], store, RunStore(tmp_path), workers=workers)
+
+
 def _group(pid):
     "Process group, or None for a process that is gone or a zombie."
     try:

@@ -60,6 +60,21 @@ def test_a_diverging_run_is_a_failed_record(store, spec):
     assert record.status == "failed" and record.losses == {} and "lower the learning rate (100)" in record.reason
 
 
+def test_a_held_out_loss_that_is_not_finite_on_the_way_is_a_failed_record(store, spec, tmp_path):
+    "The training loss is looked at only now and then; an evaluation in between must not put a NaN into the record."
+    from autoscale.runs import RunStore
+    record = train(replace(spec, optimiser={**OPTIMISER, "learning_rate": 1e38, "warmup": 0.0}, evaluation={"sequences": 4, "every": 1}), store)
+    assert record.status == "failed" and "1e+38" in record.reason and record.evaluations == []
+    RunStore(tmp_path).put(record)
+
+
+def test_one_step_and_a_launcher_that_says_bf16(store, spec, monkeypatch):
+    one = replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 9 * 64, multiple=64))
+    alone = train(one, store)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # `accelerate launch` sets it; the specification decides
+    assert alone.status == "finished" and len(alone.curve) == 1 and train(one, store).losses == alone.losses
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_another_architecture_learns(store, spec, precision):
     llama = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -104,7 +119,7 @@ def test_held_out_sequences_are_spread_over_the_split(store):
 
 @pytest.mark.parametrize("change, says", [
     ({"store": "0" * 64}, "specified for token store"), ({"precision": "fp8"}, "fp8"), ({"model": {"model_type": "gpt2", "n_hed": 2}}, "n_hed"),
-    ({"model": {"model_type": "gpt9"}}, "gpt9"), ({"optimiser": {"lr": 1}}, "'lr'"), ({"context": 100}, "whole sequences of 100")])
+    ({"model": {"model_type": "gpt9"}}, "gpt9"), ({"optimiser": {"lr": 1}}, "'lr'"), ({"context": 100}, "whole sequences of 100"), ({"optimiser": {"learning_rate": 1e-3}}, "to defaults")])
 def test_refusals(store, spec, change, says):
     with pytest.raises(InputError, match=says):
         train(replace(spec, **change), store)
@@ -157,7 +172,7 @@ def test_two_ranks_end_where_one_does(store, spec, tmp_path):
     exact = replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 93 * 64, multiple=64), model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0})
     (tmp_path / "rank.py").write_text(RANK)
     (tmp_path / "spec.json").write_text(json.dumps(exact.to_dict()))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611", tmp_path / "rank.py", store.path, tmp_path / "spec.json", tmp_path / "out.json"],
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", tmp_path / "rank.py", store.path, tmp_path / "spec.json", tmp_path / "out.json"],
                           capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     losses, errors, ranks = json.loads((tmp_path / "out.json").read_text())
