@@ -102,7 +102,7 @@ def limit_weights(weights,  # (m,) weights that sum to 1
     held = lambda c: np.where(some, np.clip(c * weights, lower, upper), lower)
     breaks = np.unique([0, *(lower[some] / weights[some]), *(upper[some] / weights[some])])
     sums = [held(c).sum() for c in breaks]
-    if sums[-1] >= 1: return held(np.interp(1, sums, breaks))
+    if sums[-1] >= 1 - 1e-12: return held(np.interp(1, sums, breaks))
     full = held(breaks[-1]); room = upper - full  # every domain that has weight is at its cap: the rest goes to those at zero, in proportion to their room
     return full + (1 - full.sum()) * room / room.sum()
 

@@ -20,7 +20,7 @@ def _read(name):
     import pandas as pd  # pandas takes a quarter of a second to import: only where a table is read
     with (files("autoscale") / "data" / f"published_{name}.csv").open(encoding="utf-8") as f: return pd.read_csv(f, dtype={"factor": str})
 
-# %% ../nbs/03b_published.ipynb #9c187625
+# %% ../nbs/03b_published.ipynb #68c52185
 def published_runs(reduced: float = 1/5,  # amount of the reduced domain in multiples of the base run's: 1/5 (notebook) or 1/3 (text)
                   ) -> RunTable:  # 15 runs, 7 training domains that are also the validation domains
     "The DDO runs of GPT-2 Large at 1.2B tokens (Kang et al. 2025, authors' DDO notebook). Losses are log(published perplexity), nats per token."
@@ -37,7 +37,7 @@ def published_averages() -> np.ndarray:  # (15,) in the order of `published_runs
     "Mean perplexity of each run as the authors typed it."
     return _read("ddo_gpt2_large_1.2b").average.to_numpy(float)
 
-# %% ../nbs/03b_published.ipynb #ceab78a1
+# %% ../nbs/03b_published.ipynb #b99e99b4
 def published_compositions() -> dict:  # name -> pandas Series of tokens (float), indexed by domain
     "The authors' optimal and projected compositions (DDO and projection notebooks), tokens per domain with all printed digits."
     frame = _read("compositions")
@@ -46,13 +46,13 @@ def published_compositions() -> dict:  # name -> pandas Series of tokens (float)
     scale = np.where(frame.unit == "billion tokens", 1e9, frame.total_billion_tokens * 1e9 / len(domains))
     return {what: numbers.loc[what] * s for what, s in zip(frame.what, scale)}
 
-# %% ../nbs/03b_published.ipynb #bd1187bc
+# %% ../nbs/03b_published.ipynb #4cd0bba3
 def published_read_off():  # pandas DataFrame: figure, series, x, what, value, error
     "Values read by eye off the published pictures; `error` is the half-width of the reading."
     frame = _read("read_off")
     return frame.assign(error=np.select([frame.what.str.contains("perplexity"), frame.what == "exp(loss)"], [.1, .5], .005))
 
-# %% ../nbs/03b_published.ipynb #502d6f6a
+# %% ../nbs/03b_published.ipynb #a0ed239f
 def published_fit():  # pandas DataFrame indexed by domain: n0, gamma, ell
     "The fitted law of each domain as the authors' DDO notebook prints it, six decimals; amounts in multiples of the base run's, objective divided by the base run's."
     return _read("fit").set_index("domain")

@@ -56,7 +56,7 @@ def test_failed_runs_stay_out_of_the_table():
 
 
 @pytest.mark.parametrize("text, says", [
-    ("", "cannot be read as CSV"), ("run,tokens.a,loss.a\nx,5,\n", "loss.a is"), ("run,tokens.a,loss.a\nx,five,1\n", "tokens.a is 'five'"),
+    ("", "found none"), ("run,tokens.a,loss.a\n\"x,1,2\n", "cannot be read as CSV"), ("run,tokens.a,loss.a\nx,1,2,3\n", "4 fields"), ("run,tokens.a,loss.a\nx,5,\n", "loss.a is"), ("run,tokens.a,loss.a\nx,five,1\n", "tokens.a is 'five'"),
     ("run,tokens.a,loss.a\nx,-1,1\n", "tokens.a is -1"), ("run,tokens.a,loss.a\nx,1,-inf\n", "-inf"), ("run,tokens.a,loss.a\nx,1,1\nx,2,2\n", "twice"),
     ("tokens.a,loss.a\n1,1\n", "needs the columns"), ("run,tokens.a\nx,1\n", "no loss"), ("run,tokens.a,loss.a\n", "without runs"), ("a\x00b", "needs the columns")])
 def test_bad_tables_are_refused_by_name(tmp_path, text, says):
