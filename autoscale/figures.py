@@ -109,7 +109,7 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
     "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a colour for each scale."
     domains = next(iter(laws.values())).domains
     rows = -(-len(domains) // 4); columns = -(-len(domains) // rows)
-    fig = Figure((2.4 * columns, 2.1 * rows + .3)); axes = np.atleast_1d(fig.subplots(rows, columns, sharey=True)).ravel()
+    fig = Figure((2.4 * columns, 2.1 * rows + .3), layout="constrained"); axes = np.atleast_1d(fig.subplots(rows, columns, sharey=True)).ravel()
     frame = []
     for d, ax in zip(domains, axes):
         for s, (label, law) in enumerate(laws.items()):
@@ -122,7 +122,7 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
         ax.set_title(d, fontsize=9, color="C3" if any(law.laws[d].problem for law in laws.values()) else "black")
     for ax in axes[len(domains):]: ax.set_axis_off()
     axes[0].legend(fontsize=7, frameon=False)
-    fig.supxlabel("tokens of the domain, multiples of the base run's", fontsize=9); fig.supylabel("objective, 1 = base run", fontsize=9); fig.tight_layout(pad=.6)
+    fig.supxlabel("tokens of the domain, multiples of the base run's", fontsize=9); fig.supylabel("objective, 1 = base run", fontsize=9)
     return fig, pd.DataFrame(frame)
 
 # %% ../nbs/11_figures.ipynb #b7d20d91
