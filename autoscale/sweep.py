@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .corpus import TokenStore, open_store
 from .mixture import InputError, Mixture, format_tokens
 from .runs import RunRecord, RunSpec, RunStore, RunTable
+from .sampler import schedule
 
 # %% ../nbs/05_sweep.ipynb #7fe00940
 def ddo_design(base: Mixture,
@@ -104,6 +105,10 @@ def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
     first = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}  # the same specification twice is one run
     records = {h: runs.get(jobs[i][1]) for h, i in first.items()}
     waiting = [i for h, i in first.items() if records[h] is None]
+    for i in waiting:  # a run that cannot be laid out is refused before any other is trained
+        name, spec = jobs[i]
+        try: schedule(spec.mixture, store.available(), spec.context, spec.seed)
+        except InputError as e: raise InputError(f"run {name!r}: {e}") from None
     options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds}
     tokens = {i: jobs[i][1].mixture.total for i in first.values()}
     done = sum(tokens.values()) - sum(tokens[i] for i in waiting)

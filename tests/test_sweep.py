@@ -111,6 +111,13 @@ def test_a_run_that_cannot_be_trained_ends_the_sweep_by_name(store, spec, tmp_pa
         sweep([("bad", bad), ("long", replace(spec, mixture=Mixture.uniform(store.domains, 5760 * 64, multiple=64)))], store, RunStore(tmp_path), workers=workers)
 
 
+def test_a_run_that_cannot_be_laid_out_is_refused_before_any_is_trained(store, spec, tmp_path):
+    uneven = replace(spec, mixture=Mixture(store.domains, (64, 64, 100)))
+    with pytest.raises(InputError, match=r"'uneven'.*whole sequences of 64"):
+        sweep([("good", spec), ("uneven", uneven)], store, RunStore(tmp_path / "runs"), workers=2)
+    assert not (tmp_path / "runs").exists()
+
+
 def _group(pid):
     "Process group, or None for a process that is gone or a zombie."
     try:
