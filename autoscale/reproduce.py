@@ -7,7 +7,7 @@ __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrid
            'execute', 'reproduce', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import hashlib, json, multiprocessing, os, shutil, sys, textwrap, time
+import hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,15 +115,20 @@ def _kernel_log(path: Path):
 def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True) -> float:  # seconds
     "Run one notebook with parameters through papermill. Raises the notebook's own `InputError`."
     import papermill
+    from traitlets.config import Config
     executed.parent.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
+    start, log = time.monotonic(), executed.with_suffix(".log")
+    shown = {"stdout_file": sys.stdout} if show else {}
     try:
-        with _kernel_log(executed.with_suffix(".log")) as terminal:
-            papermill.execute_notebook(str(notebook), str(executed), parameters, cwd=str(notebook.parent), progress_bar=False, kernel_name="python3",
-                                       **({"stdout_file": sys.stdout, "stderr_file": terminal} if show else {}))
+        with tempfile.TemporaryDirectory() as folder, _kernel_log(log) as terminal:
+            # Sockets in a folder of this kernel's own: two kernels that start at once have been seen to pick the same free TCP port.
+            sockets = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+            papermill.execute_notebook(str(notebook), str(executed), parameters, cwd=str(notebook.parent), progress_bar=False,
+                                       kernel_name="python3", config=sockets, **shown, **({"stderr_file": terminal} if show else {}))
     except papermill.PapermillExecutionError as e:
         if e.ename == "InputError": raise InputError(f"{notebook.stem}: {e.evalue}") from None
         raise RuntimeError(f"{notebook.stem} failed with {e.ename}: {e.evalue}; see the last cells of {executed}") from None
+    except RuntimeError as e: raise RuntimeError(f"{notebook.stem}: {e}; see {log}") from None
     return time.monotonic() - start
 
 def _job(notebook: Path, places: Places, parameters: dict) -> tuple[Path, Path, dict]:
