@@ -30,9 +30,10 @@ Runs = Annotated[str, typer.Argument(metavar="RUNS.csv", help="A run table: run,
 def _write(path: Path | None, result: dict, shown: str):
     "The result as JSON where it was asked for, and for people on standard output unless that is taken."
     text = json.dumps(result, indent=1) + "\n"
-    if path is None or str(path) != "-": print(shown)
+    taken = str(path) in ("-", "/dev/stdout")
+    if not taken: print(shown)
     if path is None: return
-    if str(path) == "-": sys.stdout.write(text)
+    if taken: sys.stdout.write(text)
     else:
         with atomic_write(path) as f: f.write(text)
         print(f"written to {path}", file=sys.stderr)
@@ -148,7 +149,7 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
 @app.command()
 def reproduce(profile: Annotated[str | None, typer.Option(help="A name in nbs/paper/profiles; smoke where none is given.")] = None,
               source: Annotated[str, typer.Option(help="runs: train this profile's own; published: the authors' numbers, nothing is trained.")] = "runs",
-              set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter of the profile; the value is YAML. May be repeated.")] = None,
+              set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter of the profile; the value is YAML. May be repeated; needs --into.")] = None,
               into: Annotated[Path | None, typer.Option(help="Put store, records and figures below this folder instead of the checkout's own.")] = None,
               fresh: Annotated[bool, typer.Option("--fresh", help="Set old run records aside and train again.")] = False):
     "Run the paper's notebooks for a profile: corpus, proxy runs, DDO, projection, target runs, figures and tables."
@@ -166,7 +167,8 @@ def main():
         raise SystemExit(1) from None
     except BrokenPipeError: raise SystemExit(1) from None
     except ModuleNotFoundError as e:
-        print(f"autoscale: this command needs the package {e.name!r}; run: pip install 'autoscale-mix[train,paper]'", file=sys.stderr)
+        from autoscale.corpus import install_command
+        print(f"autoscale: this command needs the package {e.name!r}; run: {install_command('train,paper')}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as e:
         if e.filename is None: raise

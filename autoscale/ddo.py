@@ -8,7 +8,7 @@ __all__ = ['DomainPoints', 'Design', 'find_designs', 'objective_values', 'exact_
 
 # %% ../nbs/06_ddo.ipynb #08806a47
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -31,7 +31,9 @@ def _agreeing(logs):  # (n, c) log-amounts -> two index arrays: all pairs a != b
     ok = (np.abs(logs[a] - logs[b]) <= np.log1p(_same)).all(1)
     return np.concatenate([a[ok], b[ok]]), np.concatenate([b[ok], a[ok]])
 
-# %% ../nbs/06_ddo.ipynb #d8e9bac5
+# %% ../nbs/06_ddo.ipynb #f7a9b7e5
+_worse_than_guessing = 15  # nats per token: log of a vocabulary of 3.3 million
+
 @dataclass(frozen=True)
 class DomainPoints:
     "What was measured about one domain: k amounts, ascending, the base amount among them."
@@ -50,7 +52,7 @@ class Design:
     base_losses: np.ndarray  # (v,) nats per token, mean over repeats of the base run
     points: dict[str, DomainPoints]  # domain -> its points
     params: int | None = None  # parameters of the model, where the table says
-    ignored: int = 0  # runs of the table that belong to none of its designs
+    ignored: tuple[str, ...] = ()  # names of the table's runs that belong to none of its designs
 
     @property
     def total(self) -> int:
@@ -62,7 +64,24 @@ class Design:
         "Names of all runs of the design, each once."
         return tuple(dict.fromkeys(name for p in self.points.values() for names in p.runs for name in names))
 
-# %% ../nbs/06_ddo.ipynb #f7a9b7e5
+    @property
+    def notes(self) -> tuple[str, ...]:
+        "What a reader of the weights must know about the table, one sentence each."
+        notes, typical = [], float(np.median(self.base_losses)) if len(self.base_losses) else 0.
+        if self.ignored:
+            more = f" and {len(self.ignored) - 5} more" if len(self.ignored) > 5 else ""
+            notes.append(f"{len(self.ignored)} of the table's runs belong to no design and are ignored: {', '.join(self.ignored[:5])}{more}")
+        if set(self.domains) & set(self.validation):  # else the runs are judged on something else altogether, on purpose
+            judged = ", ".join(self.validation)
+            notes += [f"{d}: trained on and not judged, there is no loss.{d}; minimised is the mean over {judged}"
+                      for d in self.domains if d not in self.validation]
+            notes += [f"{v}: judged and not trained on, there is no tokens.{v}" for v in self.validation if v not in self.domains]
+        if typical > _worse_than_guessing:
+            notes.append(f"the losses look like perplexities (median {typical:.4g}, more than guessing costs); the table needs nats per token, "
+                         "the logarithm of a perplexity")
+        return tuple(notes)
+
+# %% ../nbs/06_ddo.ipynb #946d715d
 def _distinct_mixtures(logs):  # repeats share a label
     unique, label = np.unique(logs, axis=0, return_inverse=True)
     label, a, b = label.ravel(), *_agreeing(unique)
@@ -80,7 +99,7 @@ def _points(table, rows, base, companions, i):
         np.array([l.std(0, ddof=1) if len(l) > 1 else np.full(l.shape[1], np.nan) for l in losses]),
         np.array([len(l) for l in losses]), tuple(tuple(table.runs[r] for r in rows[g]) for g in groups))
 
-# %% ../nbs/06_ddo.ipynb #946d715d
+# %% ../nbs/06_ddo.ipynb #1703c6eb
 def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
     """All DDO designs in a run table (Kang et al. 2025, Algorithm 1, lines 1-6): base runs with at least two perturbed amounts of every domain.
 
@@ -107,10 +126,11 @@ def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
                       None if table.params is None else int(size)) for size, g, rows, companions in found]
     around = [d for d in designs if all(p.amounts[0] < 1 < p.amounts[-1] for p in d.points.values())]
     designs = around or designs  # runs of two designs can line up around a third run, all of them larger or all smaller: that is no design of anybody's
-    ignored = len(table) - len({name for d in designs for name in d.runs})
-    return sorted((Design(**{**vars(d), "ignored": ignored}) for d in designs), key=lambda d: d.base_tokens.sum())
+    used = {name for d in designs for name in d.runs}
+    ignored = tuple(name for name in table.runs if name not in used)
+    return sorted((replace(d, ignored=ignored) for d in designs), key=lambda d: d.base_tokens.sum())
 
-# %% ../nbs/06_ddo.ipynb #1703c6eb
+# %% ../nbs/06_ddo.ipynb #63975405
 def _companions(mixtures, i):  # (g, m) log-amounts -> {base: mixtures that differ from it in domain i only}
     pairs, near = {}, np.log1p(_same)
     for a, b in zip(*_agreeing(np.delete(mixtures, i, axis=1))):
@@ -122,7 +142,7 @@ def _no_design(table, base, amounts):
     return (f"no DDO design among {len(table)} runs: a base run needs, for every domain, two runs that differ from it in that domain's tokens only. Closest is "
             f"{table.runs[base]!r} with {format_tokens(round(table.tokens[base].sum()))} tokens; it lacks runs for {', '.join(missing)}: train it with 3 times and with a third of those")
 
-# %% ../nbs/06_ddo.ipynb #ee6024c3
+# %% ../nbs/06_ddo.ipynb #2abe6405
 def objective_values(losses,  # (..., v) nats per token
                      base,  # (v,) nats per token of the base run
                      objective: str = "nats",  # "nats": mean loss; "perplexity": mean of exp(loss), as in the authors' notebook
@@ -132,7 +152,7 @@ def objective_values(losses,  # (..., v) nats per token
     value = np.asarray if objective == "nats" else np.exp
     return value(losses).mean(-1) / value(base).mean()
 
-# %% ../nbs/06_ddo.ipynb #c0ec119b
+# %% ../nbs/06_ddo.ipynb #497a3c0b
 def _log_drop(n0, gamma, near, far):  # log of (n0+near)^-gamma - (n0+far)^-gamma
     with np.errstate(divide="ignore"): a, b = np.log(n0 + near), np.log(n0 + far)
     return -gamma * a + np.log(-np.expm1(-gamma * (b - a)))
@@ -146,7 +166,7 @@ def _matching_gamma(n0, amounts, ratio):  # the gamma at each n0 whose ratio of 
         low, high = np.where(bends_less, np.log(gamma), low), np.where(bends_less, high, np.log(gamma))
     return np.where(low > -25, np.exp((low + high) / 2), 0.)
 
-# %% ../nbs/06_ddo.ipynb #497a3c0b
+# %% ../nbs/06_ddo.ipynb #eea11046
 def _polish(amounts, values, n0, gamma):  # Newton's method on the three equations, from close by; None where it does not settle
     ell = np.mean(values - (n0 + amounts) ** -gamma)
     for _ in range(50):
@@ -178,7 +198,7 @@ def exact_power_laws(amounts,  # (3,) ascending
             if law and grid[k] * (1 - 1e-9) <= law[0] <= grid[k + 1] * (1 + 1e-9): laws.append(law); break
     return laws
 
-# %% ../nbs/06_ddo.ipynb #eea11046
+# %% ../nbs/06_ddo.ipynb #4c243bc8
 @dataclass(frozen=True)
 class PowerLaw:
     "L(x) = (n0 + x)^-gamma + ell (Kang et al. 2025, eq. of Algorithm 1, line 7)."
@@ -195,7 +215,7 @@ class PowerLaw:
         "More of this domain changes nothing."
         return math.isinf(self.n0)
 
-# %% ../nbs/06_ddo.ipynb #dc8e603b
+# %% ../nbs/06_ddo.ipynb #0b441462
 _n0_max, _gamma_max = 1e5, 1e3  # bounds of the least-squares search: beyond them the law is a straight line or a step for any purpose
 
 def _least_squares_law(amounts, values):  # (k,), (k,) decreasing overall -> the best (N0, gamma, ell) over a grid of starts
@@ -226,7 +246,7 @@ def _least_squares_law(amounts, values):  # (k,), (k,) decreasing overall -> the
     gamma = math.exp(best.x[1])
     return n0, gamma, float(np.mean(values - (n0 + amounts) ** -gamma))
 
-# %% ../nbs/06_ddo.ipynb #b929dfcf
+# %% ../nbs/06_ddo.ipynb #11ffca28
 def fit_power_law(amounts,  # (k,) k >= 3 different amounts, in multiples of the base amount
                   values,  # (k,) the objective at each, 1 = base run
                  ) -> PowerLaw:
@@ -243,7 +263,7 @@ def fit_power_law(amounts,  # (k,) k >= 3 different amounts, in multiples of the
     fitted = PowerLaw(*law, residual=float(np.sqrt(np.mean((fitted(x) - y) ** 2))))
     return PowerLaw(*law, fitted.residual, distrust(x, y, fitted))
 
-# %% ../nbs/06_ddo.ipynb #4c243bc8
+# %% ../nbs/06_ddo.ipynb #5c200bb1
 def distrust(x,  # (k,) ascending amounts, 1 = base
              y,  # (k,) losses
              law: PowerLaw,  # fitted to them
@@ -263,7 +283,7 @@ def distrust(x,  # (k,) ascending amounts, 1 = base
     if len(x) == 3 and law.residual > 1e-9 * abs(y).max(): return f"the drop is too large for any law ({seen}){instead}"
     return ""
 
-# %% ../nbs/06_ddo.ipynb #812c4cf8
+# %% ../nbs/06_ddo.ipynb #1c1a95dc
 @dataclass(frozen=True)
 class Solution:
     "A minimum with its certificate."
@@ -282,7 +302,7 @@ def _amounts_at(t, log_slope, offset, gamma, lower, upper):  # x_i(t); expm1 kee
         x = np.where(offset > 0, offset * np.expm1(np.minimum(u - np.log(offset), 700)), np.exp(np.minimum(u, 700)))
     return np.clip(x, lower, upper)
 
-# %% ../nbs/06_ddo.ipynb #551b94cd
+# %% ../nbs/06_ddo.ipynb #4a830477
 def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes finite, room on both sides -> t, x(t) with sum x = total
     problem = (log_slope, offset, gamma)
     low = _log_marginal(*problem, upper).min()  # everybody at the upper bound
@@ -307,7 +327,7 @@ def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes 
     part = (total - less.sum()) / (more - less).sum() if (more > less).any() else 0.
     return high, np.clip(less + min(max(part, 0.), 1.) * (more - less), lower, upper)
 
-# %% ../nbs/06_ddo.ipynb #1c1a95dc
+# %% ../nbs/06_ddo.ipynb #c0f1654f
 def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
     fixed = (lower >= upper) | (offset + x < 1e-290)  # less than a float can hold: its marginal value cannot be seen
     free = (x > lower) & (x < upper) & ~fixed
@@ -319,7 +339,7 @@ def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
     gap[(x >= upper) & ~fixed] = np.maximum(-away, 0)[(x >= upper) & ~fixed]
     return float(max(gap.max(), abs(math.fsum(x) - total) / total))
 
-# %% ../nbs/06_ddo.ipynb #334adea2
+# %% ../nbs/06_ddo.ipynb #896b73f1
 def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain without value
                    offset,  # (m,) or scalar, >= 0, units of x
                    gamma,  # (m,) or scalar exponents, > 0
@@ -355,7 +375,7 @@ def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain witho
         t, x[valued] = _search_price(*some, rest, *bounds)
     return Solution(x, float(t), _kkt(log_slope, offset, gamma, x, t, total, lower, ceiling), x <= lower, x >= upper)
 
-# %% ../nbs/06_ddo.ipynb #f83a0cb1
+# %% ../nbs/06_ddo.ipynb #d37decdf
 @dataclass(frozen=True)
 class Optimum:
     "The best mixture of a budget under a law, with its certificate."
@@ -376,6 +396,7 @@ class DDOLaw:
     laws: dict[str, PowerLaw]  # domain -> law of the objective (base run = 1) over amounts (base amount = 1)
     points: dict[str, tuple[np.ndarray, np.ndarray]]  # domain -> amounts and objective values that the law was fitted to
     objective: str = "nats"
+    notes: tuple[str, ...] = ()  # the design's
 
     @property
     def n0(self) -> np.ndarray:
@@ -410,16 +431,16 @@ class DDOLaw:
         "Step 4 of DDO: minimise sum_i (N0_i + N_i / B_i)^-gamma_i over mixtures of `total` tokens (Kang et al. 2025, Algorithm 1). Raises `InputError` on infeasible bounds."
         m = len(self.domains)
         total = round(self.base_tokens.sum()) if total is None else int(total)
-        lower, upper = (b * total for b in weight_bounds(m, floor, cap))
+        lower, upper = (b * total for b in weight_bounds(m, floor, cap, self.domains))
         s = minimise_power(self.log_beta, self.offsets, self.gamma, total, lower, upper)
         named = lambda mask: tuple(d for d, at in zip(self.domains, mask) if at)
-        notes = [f"{d}: {problem}" for d, problem in self.problems.items()]
+        notes = [*self.notes, *(f"{d}: {problem}" for d, problem in self.problems.items())]
         if s.multiplier == -math.inf:
             notes.append("every domain that still lowers the loss is at its cap; what is left goes, in proportion to their room, to " + ", ".join(named(self.log_beta == -np.inf)))
         return Optimum(Mixture.from_weights(self.domains, s.x / total, total, method="ddo"), s.x, s.x * (m / total), s.multiplier, s.kkt,
                        named(s.at_lower), named(s.at_upper), tuple(notes))
 
-# %% ../nbs/06_ddo.ipynb #091608da
+# %% ../nbs/06_ddo.ipynb #c5eacd74
 def fit_ddo(design: Design,
             objective: str = "nats",  # or "perplexity", as in `objective_values`
            ) -> DDOLaw:
@@ -432,9 +453,9 @@ def fit_ddo(design: Design,
         law = fit_power_law(p.amounts, y)
         laws[d] = PowerLaw(law.n0, law.gamma, law.ell, law.residual, distrust(p.amounts, y * scale, law, f" {value}"))
         points[d] = (p.amounts, y)
-    return DDOLaw(design.domains, design.base_tokens, laws, points, objective)
+    return DDOLaw(design.domains, design.base_tokens, laws, points, objective, design.notes)
 
-# %% ../nbs/06_ddo.ipynb #6c2b88f7
+# %% ../nbs/06_ddo.ipynb #abac6907
 def law_to_dict(law: DDOLaw) -> dict:  # ready for `json.dumps`
     "The fitted laws: amounts are multiples of the base run's tokens of the domain, the objective is a multiple of the base run's."
     one = lambda d, b: {"base_tokens": float(b), "n0": None if law.laws[d].flat else float(law.laws[d].n0), "gamma": float(law.laws[d].gamma), "ell": float(law.laws[d].ell),

@@ -44,11 +44,18 @@ def format_tokens(tokens: int  # token count
 @contextmanager
 def atomic_write(path: str | Path,  # the file to write
                  mode: str = "w"):  # "w" for text (UTF-8), "wb" for bytes
-    "Yield an open file that becomes `path` only if the block ends without an exception."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield an open file that becomes `path` only if the block ends without an exception.
+
+    A symbolic link stays one: the file that it names is written. What exists and is no regular file (a device, a pipe) is written to
+    directly. An `OSError` names the file."""
+    path, encoding = Path(path), None if "b" in mode else "utf-8"
+    if path.exists() and not path.is_file():
+        with _naming(path), open(path, mode, encoding=encoding) as file: yield file
+        return
+    path = Path(os.path.realpath(path)); path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with _naming(path), os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
             file.flush(); os.fsync(file.fileno())
         umask = os.umask(0); os.umask(umask)
@@ -58,12 +65,20 @@ def atomic_write(path: str | Path,  # the file to write
         Path(temporary).unlink(missing_ok=True)
         raise
 
-# %% ../nbs/00_mixture.ipynb #e0354374
+@contextmanager
+def _naming(path: Path):  # a full disk does not say which file it had no room for
+    try: yield
+    except OSError as e:
+        if e.filename is None: e.filename = str(path)
+        raise
+
+# %% ../nbs/00_mixture.ipynb #f52271d1
 def round_to_total(weights,  # (m,) non-negative shares, not all zero
                    total: int,  # tokens to hand out
                    multiple: int = 1,  # tokens in one unit: 1, or the length of a sequence
                   ) -> list[int]:  # (m,) whole multiples of `multiple` that sum to `total`
     "Largest-remainder rounding; every entry is within one unit of its quota. Raises `InputError` if `total` is not a whole number of units."
+    if multiple < 1: raise InputError(f"sequences of {multiple} tokens; a sequence has at least 1")
     if total % multiple:
         raise InputError(f"{total:,} tokens are not a whole number of sequences of {multiple:,}; the nearest totals are "
                          f"{total - total % multiple:,} and {total - total % multiple + multiple:,}")
@@ -76,15 +91,16 @@ def round_to_total(weights,  # (m,) non-negative shares, not all zero
     for i in sorted(range(len(quotas)), key=lambda i: units[i] - quotas[i])[:left]: units[i] += 1
     return [u * multiple for u in units]
 
-# %% ../nbs/00_mixture.ipynb #0b1fc03b
+# %% ../nbs/00_mixture.ipynb #31069a11
 def weight_bounds(m: int,  # number of domains
                   floor=0.,  # smallest weight: a number, or one per domain
                   cap=1.,  # largest weight: a number, or one per domain
+                  domains=None,  # (m,) names, for the refusal
                  ) -> tuple[np.ndarray, np.ndarray]:  # (m,) floors, (m,) caps
     "Floors and caps as arrays; raises `InputError` where no weights can satisfy them."
     lower, upper = (np.array(np.broadcast_to(np.asarray(b, float), (m,))) for b in (floor, cap))
-    for i, (lo, hi) in enumerate(zip(lower, upper)):
-        if not 0 <= lo <= hi: raise InputError(f"domain {i}: floor {lo:g} and cap {hi:g} leave no weight between them; need 0 <= floor <= cap")
+    for d, lo, hi in zip(range(m) if domains is None else map(repr, domains), lower, upper):
+        if not 0 <= lo <= hi: raise InputError(f"domain {d}: floor {lo:g} and cap {hi:g} leave no weight between them; need 0 <= floor <= cap")
     if lower.sum() > 1 + 1e-12: raise InputError(f"the floors sum to {lower.sum():.6g}, more than 1; lower them (for {m} domains at most {1/m:.6g} each)")
     if upper.sum() < 1 - 1e-12: raise InputError(f"the caps sum to {upper.sum():.6g}, less than 1; raise them (for {m} domains at least {1/m:.6g} each)")
     return lower, upper
@@ -106,7 +122,7 @@ def limit_weights(weights,  # (m,) weights that sum to 1
     full = held(breaks[-1]); room = upper - full  # every domain that has weight is at its cap: the rest goes to those at zero, in proportion to their room
     return full + (1 - full.sum()) * room / room.sum()
 
-# %% ../nbs/00_mixture.ipynb #897629a0
+# %% ../nbs/00_mixture.ipynb #324c9c94
 _weights_tolerance = 1e-5  # six printed digits of seven domains may miss 1 by 3.5e-6
 
 @dataclass(frozen=True)
@@ -159,7 +175,7 @@ class Mixture:
         if not domains: raise InputError("a mixture needs at least one domain")
         return cls.from_weights(domains, [1 / len(domains)] * len(domains), total, multiple, method="uniform")
 
-# %% ../nbs/00_mixture.ipynb #c8d1859f
+# %% ../nbs/00_mixture.ipynb #acc03cfb
 def with_epochs(mixture: Mixture,
                 available: dict[str, int],  # tokens there are of each domain
                ) -> Mixture:  # the same mixture, its `epochs` filled in
@@ -170,7 +186,7 @@ def with_epochs(mixture: Mixture,
         if not available[d] > 0: raise InputError(f"domain {d!r} has {available[d]} tokens available; leave it out of the mixture")
     return replace(mixture, epochs=tuple(n / available[d] for d, n in zip(mixture.domains, mixture.tokens)))
 
-# %% ../nbs/00_mixture.ipynb #f63e9558
+# %% ../nbs/00_mixture.ipynb #b67ea7fa
 def epoch_caps(domains, available: dict[str, int],  # tokens there are of each domain
                total: int,  # budget, tokens
                max_epochs: float,  # passes allowed over each domain
@@ -188,9 +204,12 @@ def load_available(path: str | Path) -> dict[str, int]:
     try: known = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read as JSON ({e})") from None
     if not isinstance(known, dict): raise InputError(f'{path}: is not of the form {{"domain": tokens}}')
-    return {d: parse_tokens(n) for d, n in known.items()}
+    for d, n in known.items():
+        try: known[d] = parse_tokens(n)
+        except InputError as e: raise InputError(f"{path}: domain {d!r}: {e}") from None
+    return known
 
-# %% ../nbs/00_mixture.ipynb #9f991cfd
+# %% ../nbs/00_mixture.ipynb #463b3842
 def mixture_to_dict(mixture: Mixture) -> dict:  # ready for `json.dumps`
     "The mixture file's content."
     known = {k: v for k, v in (("interval", mixture.interval), ("epochs", mixture.epochs)) if v is not None}

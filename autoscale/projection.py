@@ -161,7 +161,7 @@ def project(compositions,  # optimal compositions at two or more scales: mixture
     if total < line.totals[0] * (1 - 1e-9):
         raise InputError(f"the target of {format_tokens(total)} tokens is below the smallest scale, {format_tokens(round(line.totals[0]))}: a projection goes outwards from its scales; "
                          "choose a larger target or fit a smaller scale")
-    lower, upper = (b * total for b in weight_bounds(len(line.domains), floor, cap))
+    lower, upper = (b * total for b in weight_bounds(len(line.domains), floor, cap, line.domains))
     k = _solve_k(line, total)
     free = line.moving(k) + line.kept * total
     tokens, notes = np.clip(free, lower, upper), list(line.notes)
@@ -184,11 +184,14 @@ def project_runs(table: RunTable,
                 ) -> tuple[list[Optimum], Projection]:  # the optimum of each scale, smallest first, and the target
     "AutoScale (Kang et al. 2025, Algorithms 1 and 2) on a run table. Raises `InputError` where the table holds fewer than two designs."
     designs = find_designs(table)
-    if len(designs) < 2: raise InputError(f"the table holds one DDO design, of {format_tokens(designs[0].total)} tokens; a projection needs a second one at another scale")
+    about_table = dict.fromkeys(note for d in designs for note in d.notes)  # once, not once for each scale
+    if len(designs) < 2:
+        one = f"the table holds one DDO design, of {format_tokens(designs[0].total)} tokens"
+        raise InputError("; ".join([one, *about_table, "a projection needs a second one at another scale"]))
     optima = [fit_ddo(design, objective).optimum(floor=floor) for design in designs]
     projected = project([o.tokens for o in optima], total, target_floor, target_cap, at_bound={d for o in optima for d in (*o.at_floor, *o.at_cap)}, domains=table.domains)
-    notes = [f"at {format_tokens(o.mixture.total)} tokens, {note}" for o in optima for note in o.notes]
-    return optima, replace(projected, notes=(*notes, *projected.notes))
+    notes = [f"at {format_tokens(o.mixture.total)} tokens, {note}" for o in optima for note in o.notes if note not in about_table]
+    return optima, replace(projected, notes=(*about_table, *notes, *projected.notes))
 
 # %% ../nbs/07_projection.ipynb #72ea9f60
 @dataclass(frozen=True)

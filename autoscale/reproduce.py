@@ -7,12 +7,13 @@ __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrid
            'execute', 'reproduce', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
+import builtins, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .corpus import file_sha256
 from .figures import to_markdown
 from .mixture import InputError, atomic_write, format_tokens, load_mixture
 from .runs import RunStore
@@ -74,8 +75,6 @@ def parse_overrides(pairs: list[str]) -> dict:  # from `name=value`, the value i
     return overrides
 
 # %% ../nbs/13_reproduce.ipynb #4150c026
-def _sha256(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
-
 def _hash(*parts) -> str: return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 def short_name(notebook: Path) -> str:
@@ -85,19 +84,31 @@ def short_name(notebook: Path) -> str:
 def record_hashes(places: Places, kind: str) -> list[str]:
     "The runs that the stage of this kind (`proxy` or `target`) used, as it wrote them down; the folder may hold runs of other parameters too."
     path = places.figures / f"stage-{ {'proxy': 2, 'target': 5}[kind] }-records.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    try: return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
 
 def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     "What a notebook left, by its short name."
     kind = {"stage-2": "proxy", "stage-5": "target"}.get(name)
-    extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)] if kind else [*(places.build / "store").glob("*.bin"), places.build / "store/manifest.json"] if name == "stage-1" else []
-    return {str(p): str(p.stat().st_size) if p.suffix == ".bin" else _sha256(p) for p in sorted([*places.figures.glob(f"{name}*"), *extra]) if p.is_file()}  # the manifest holds the hashes of the .bin files
+    if kind: extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)]
+    else: extra = (places.build / "store").rglob("*") if name == "stage-1" else []
+    return {str(p): file_sha256(p) for p in sorted([*places.figures.glob(f"{name}*"), *extra]) if p.is_file()}
+
+def _read_state(path: Path, say=print) -> dict:  # short name -> {"key", "outputs"}
+    "What was done when. A damaged file counts as nothing done, and that is said."
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {"key": entry["key"], "outputs": entry["outputs"]} for name, entry in state.items()}
+    except FileNotFoundError: return {}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        say(f"{path} is damaged; taken as nothing done")
+        return {}
 
 def _source(notebook: Path) -> str:
     return _hash([(c["cell_type"], "".join(c["source"])) for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]])
 
 def _package() -> str:
-    return _hash([_sha256(p) for p in sorted(Path(__file__).parent.glob("*.py"))])
+    return _hash([file_sha256(p) for p in sorted(Path(__file__).parent.glob("*.py"))])
 
 # %% ../nbs/13_reproduce.ipynb #a124d63f
 @contextmanager
@@ -113,7 +124,7 @@ def _kernel_log(path: Path):
         if not path.stat().st_size: path.unlink()
 
 def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True) -> float:  # seconds
-    "Run one notebook with parameters through papermill. Raises the notebook's own `InputError`."
+    "Run one notebook with parameters through papermill. Raises the notebook's own `InputError`, and one for a file that it cannot read or write."
     import papermill
     from traitlets.config import Config
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +137,8 @@ def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True)
             papermill.execute_notebook(str(notebook), str(executed), parameters, cwd=str(notebook.parent), progress_bar=False,
                                        kernel_name="python3", config=sockets, **shown, **({"stderr_file": terminal} if show else {}))
     except papermill.PapermillExecutionError as e:
-        if e.ename == "InputError": raise InputError(f"{notebook.stem}: {e.evalue}") from None
+        if e.ename == "InputError" or issubclass(getattr(builtins, e.ename, object), OSError):
+            raise InputError(f"{notebook.stem}: {e.evalue}") from None
         raise RuntimeError(f"{notebook.stem} failed with {e.ename}: {e.evalue}; see the last cells of {executed}") from None
     except RuntimeError as e: raise RuntimeError(f"{notebook.stem}: {e}; see {log}") from None
     return time.monotonic() - start
@@ -144,18 +156,23 @@ def reproduce(profile: str = "smoke",
              ) -> str:  # the summary
     "Run a profile: every stage and every artefact that is not up to date. Raises `InputError` on bad parameters or input."
     places, parameters = Places.of(profile, Path(into).resolve() if into else None), load_profile(profile, overrides)
-    if fresh and places.records.exists():
+    if overrides and not into:
+        raise InputError(f"--set {', '.join(overrides)}: {_from_here(places.figures)} is for the parameters of the profile {profile!r} as its file "
+                         "has them; add --into DIR, or write a profile of your own")
+    source = parameters.get("source", "runs")
+    for folder in (places.build, places.figures, *([places.records] if source == "runs" else [])): _writable(folder)
+    if fresh and any(places.records.glob("*")):
         aside = places.build / f"records-{time.strftime('%Y%m%d-%H%M%S')}"
         aside.parent.mkdir(parents=True, exist_ok=True); shutil.move(places.records, aside); say(f"old records moved to {aside}")
     state_file = places.build / "state.json"
-    state = json.loads(state_file.read_text()) if state_file.exists() else {}
+    state = _read_state(state_file, say)
     def key(notebook, given, before): return _hash(_source(notebook), {k: v for k, v in given.items() if k not in ("store", "records", "out")}, _package(), before)
     def up_to_date(name, k): return state.get(name, {}).get("key") == k and state[name]["outputs"] == outputs(places, name) != {}
     def done(name, k, seconds):
         state[name] = {"key": k, "outputs": outputs(places, name)}
         with atomic_write(state_file) as f: json.dump(state, f, indent=1)
         say(f"{name}: {seconds:.0f} s")
-    before, source = [], parameters.get("source", "runs")
+    before = []
     stages, artefacts = ([n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, source)] for kinds in (["stage"], ["figure", "table"]))
     for notebook in stages:
         name, job = short_name(notebook), _job(notebook, places, parameters)
@@ -178,6 +195,14 @@ def reproduce(profile: str = "smoke",
     say(f"{len(artefacts) - len(waiting)} of {len(artefacts)} figures and tables up to date, {len(waiting)} made")
     write_index(profile, parameters, places, [*stages, *artefacts])
     return "\n".join([*(run_summary(places) if source == "runs" else check_summary(places)), *_files(places)])
+
+def _writable(folder: Path):
+    "Make the folder; raises `InputError` where nothing can be written in it."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder): pass
+    except OSError as e:
+        raise InputError(f"{folder}: not a folder that can be written to ({e.strerror}); make it one, or choose another place with --into DIR") from None
 
 # %% ../nbs/13_reproduce.ipynb #057ae60a
 def wanted(notebook: Path, source: str) -> bool:

@@ -7,7 +7,7 @@ __all__ = ['RECIPE', 'RunSpec', 'RunRecord', 'RunStore', 'RunTable', 'run_table'
            'sample_run_table']
 
 # %% ../nbs/03_runs.ipynb #a4c2d0c3
-import csv, hashlib, json, math
+import csv, difflib, hashlib, io, json, math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -68,6 +68,7 @@ class RunRecord:
     params: int = 0  # trainable parameters
     seconds: float = 0.  # wall time, summed over interruptions
     tokens_per_second: float = 0.  # training only, without evaluation
+    parts: dict[str, float] = field(default_factory=dict)  # seconds in "data", "first step" (compilation, if any), "forward and backward", "optimiser", "evaluation", "checkpoint"
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict = field(default_factory=dict)
     finished_at: str = ""  # UTC
@@ -177,29 +178,37 @@ def read_run_table(path: str | Path,
                   ) -> RunTable:
     "Read the CSV contract. Raises `InputError` naming the file, and the run and column of a bad value."
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f: lines = [[cell.strip() for cell in row] for row in csv.reader(f, skipinitialspace=True, strict=True)]
+        with open(path, newline="", encoding="utf-8-sig") as f: return _parse_runs(f.read(), trained)
     except FileNotFoundError: raise InputError(f"{path}: there is no such run table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as e: raise InputError(f"{path}: cannot be read as CSV ({e})") from None
+    except InputError as e: raise InputError(f"{path}: {e}") from None
+
+def _parse_runs(text: str, trained: bool) -> RunTable:
+    lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)]
     header, *rows = [row for row in lines if any(row)] or [[]]
     domains, validation = (tuple(c.removeprefix(p) for c in header if c.startswith(p)) for p in ("tokens.", "loss."))
     twice = [c for c, n in Counter(header).items() if n > 1 and c]
-    if twice: raise InputError(f"{path}: the column {twice[0]} stands there twice")
-    if "run" not in header or not domains: raise InputError(f"{path}: a run table needs the columns run, tokens.<domain> … and loss.<domain> …; found {', '.join(header) or 'none'}")
-    if trained and not validation: raise InputError(f"{path}: there are no loss.<domain> columns; train these runs and add their losses (nats per token)")
+    if twice: raise InputError(f"the column {twice[0]} stands there twice")
+    for c in header:
+        prefix, dot, name = c.partition(".")
+        meant = difflib.get_close_matches(prefix.strip().lower(), ("tokens", "loss"), 1, .75)
+        if dot and meant and prefix != meant[0]: raise InputError(f"the column {c} is not known; rename it to {meant[0]}.{name.strip()}, or leave it out")
+    if "run" not in header or not domains: raise InputError(f"a run table needs the columns run, tokens.<domain> … and loss.<domain> …; found {', '.join(header) or 'none'}")
+    if not text.endswith(("\n", "\r")): raise InputError("looks cut off, its last line has no end; end it with a newline if it is complete")
+    if trained and not validation: raise InputError("there are no loss.<domain> columns; train these runs and add their losses (nats per token)")
     for row in rows:
-        if len(row) != len(header): raise InputError(f"{path}: the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}")
+        if len(row) != len(header): raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}")
     column = {c: [row[i] for row in rows] for i, c in enumerate(header)}
-    if not all(column["run"]): raise InputError(f"{path}: a run has no name; give each row one in the column run")
+    if not all(column["run"]): raise InputError("a run has no name; give each row one in the column run")
     def numbers(c, whole=False):
         for run, cell in zip(column["run"], column[c]):
             try: good = not math.isnan(float(cell)) and (not whole or (float(cell).is_integer() and abs(float(cell)) < 2**63))
             except ValueError: good = False
-            if not good: raise InputError(f"{path}: run {run!r}: {c} is {cell!r}, not a {'whole ' if whole else ''}number; mend it or leave the run out")
+            if not good: raise InputError(f"run {run!r}: {c} is {cell!r}, not a {'whole ' if whole else ''}number; mend it or leave the run out")
         return np.array([float(cell) for cell in column[c]])
     stack = lambda prefix, names: np.stack([numbers(f"{prefix}.{n}") for n in names], 1) if names else np.zeros((len(rows), 0))
     optional = {c: numbers(c, whole=True).astype(np.int64) for c in _optional if any(column.get(c, ()))}
-    try: return RunTable(tuple(column["run"]), domains, validation, stack("tokens", domains), stack("loss", validation), **optional)
-    except InputError as e: raise InputError(f"{path}: {e}") from None
+    return RunTable(tuple(column["run"]), domains, validation, stack("tokens", domains), stack("loss", validation), **optional)
 
 # %% ../nbs/03_runs.ipynb #cf8a9583
 def sample_run_table() -> RunTable:

@@ -1,5 +1,7 @@
 """The command line: results on standard output, one clear line and status 1 for bad input, status 2 for a misspelt command."""
 import json
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,12 @@ import pytest
 from autoscale.mixture import Mixture, load_mixture
 from autoscale.runs import read_run_table, sample_run_table, write_run_table
 
+ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("autoscale")
 
 
-def autoscale(*args, cwd=None):
-    return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300)
+def autoscale(*args, cwd=None, before=None):
+    return subprocess.run([COMMAND, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300, preexec_fn=before)
 
 
 def refused(*args, cwd=None):
@@ -98,13 +101,56 @@ def test_refusals_are_one_line(tmp_path):
     table = sample_run_table()
     text = (write_run_table(tmp_path / "runs.csv", table), (tmp_path / "runs.csv").read_text())[1]
     lines = text.splitlines()
-    (tmp_path / "nan.csv").write_text("\n".join([lines[0], lines[1].replace(lines[1].split(",")[8], "nan"), *lines[2:]]))
-    assert "nan" in refused("fit", tmp_path / "nan.csv")
+    (tmp_path / "nan.csv").write_text("\n".join([lines[0], lines[1].replace(lines[1].split(",")[8], "nan"), *lines[2:], ""]))
+    assert refused("fit", tmp_path / "nan.csv").count("nan.csv: ") == 1 and "loss.c4 is 'nan'" in refused("fit", tmp_path / "nan.csv")
+    (tmp_path / "digit.csv").write_text(text[:-2])
+    assert "looks cut off" in refused("fit", tmp_path / "digit.csv")
+    assert "domain 'wikipedia': floor -0.166667" in refused("fit", "sample", "--floor", "-1")
+    assert "domain 'wikipedia': floor -0.166667" in refused("project", "sample", "--to", "10M", "--target-floor", "-1")
+    assert "sequences of 0 tokens" in refused("design", tmp_path / "d.csv", "--domains", "a,b", "--tokens", "1M", "--multiple", "0")
     (tmp_path / "cut.csv").write_text("\n".join(lines[:12]) + "\n")
     assert "no DDO design" in refused("fit", tmp_path / "cut.csv")
     (tmp_path / "one.csv").write_text("\n".join(lines[:14]) + "\n")
     assert "needs a second one at another scale" in refused("project", tmp_path / "one.csv", "--to", "10M")
     assert "no profile" in refused("reproduce", "--profile", "nope")
+
+
+def test_ignored_runs_are_named(tmp_path):
+    table = sample_run_table()
+    write_run_table(tmp_path / "runs.csv", table)
+    last = (tmp_path / "runs.csv").read_text().splitlines()[-1].split(",")
+    with open(tmp_path / "runs.csv", "a") as f:
+        f.write(",".join(["stray", "777", *last[2:]]) + "\n")
+    for command in (["fit"], ["project", "--to", "10M"]):
+        done = autoscale(command[0], tmp_path / "runs.csv", *command[1:], "--json", tmp_path / "w.json")
+        assert "note: 1 of the table's runs belong to no design and are ignored: stray" in done.stdout, done.stderr
+        assert "ignored: stray" in (tmp_path / "w.json").read_text()
+
+
+def test_json_goes_through_a_link_and_into_a_pipe(tmp_path):
+    (tmp_path / "link.json").symlink_to("w.json")
+    assert autoscale("fit", "sample", "--json", tmp_path / "link.json").returncode == 0
+    assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "w.json").read_text())["scales"]
+    (tmp_path / "out.json").symlink_to("/dev/stdout")  # a pipe here
+    done = autoscale("fit", "sample", "--json", tmp_path / "out.json")
+    assert (tmp_path / "out.json").is_symlink() and '"scales": [' in done.stdout
+
+
+def test_a_disk_without_room_is_one_line_with_the_file(tmp_path):
+    done = autoscale("fit", "sample", "--json", tmp_path / "w.json", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    assert done.returncode == 1 and done.stderr == f"autoscale: {tmp_path}/w.json: File too large\n" and not list(tmp_path.iterdir())
+
+
+def test_reproduce_refuses_before_it_runs(tmp_path):
+    "In a copy of the notebooks, and with a corpus that does not exist: whatever fails here, nothing is trained and no committed figure is touched."
+    shutil.copytree(ROOT / "nbs/paper", tmp_path / "nbs/paper", ignore=shutil.ignore_patterns("records"))
+    said = refused("reproduce", "--set", "domains=nowhere", cwd=tmp_path)
+    assert "figures/smoke is for the parameters of the profile 'smoke' as its file has them; add --into DIR" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nbs"]
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/figures").write_text("a file where the folder should be")
+    said = refused("reproduce", "--set", "domains=nowhere", "--into", tmp_path / "made", cwd=tmp_path)
+    assert "figures: not a folder that can be written to" in said
 
 
 def test_nothing_is_written_when_the_result_is_refused(tmp_path):

@@ -67,6 +67,7 @@ def test_a_local_source_is_fixed_by_its_content(tmp_path):
 @pytest.mark.parametrize("make, says", [
     (lambda f: f/"nowhere.jsonl", "no files match"),
     (lambda f: write_jsonl(f/"a.jsonl", awkward, "body"), "its columns are body, meta"),
+    (lambda f: (f/"empty.jsonl").write_text("") or f/"empty.jsonl", "empty, there is no document in it"),
     (lambda f: (f/"cut.jsonl").write_text('{"text": "on') and f/"cut.jsonl", "cannot be read as json"),
     (lambda f: (f/"cut.parquet").write_bytes(b"PAR1 no") and f/"cut.parquet", "cannot be read as parquet"),
     (lambda f: (f/"latin.txt").write_bytes("né".encode("latin-1")) and f/"latin.txt", "cannot be read as text"),
@@ -129,6 +130,15 @@ def test_a_work_is_never_on_both_sides(tmp_path, words):
     sides = [{words.index(t) % 40 for t in texts_of(store, "books", s)} for s in ("train", "valid")]
     assert not sides[0] & sides[1] and sides[0] | sides[1] == set(range(40))
 
+def test_what_needs_no_text_is_refused_before_any_is_read(tmp_path):
+    class Unread:
+        name, version, licence, sha256 = "unread", "1", "none", "0"
+        def documents(self): raise AssertionError("the text was read")
+    for wrong, says in (({"vocab_size": 100}, "vocab_size is 100"), ({"validation_fraction": 1.5}, "validation_fraction is 1.5"),
+                        ({"tokenizer": tmp_path/"none"}, "tokenizer .* cannot be loaded")):
+        with pytest.raises(InputError, match=says): build_store(tmp_path/"s", {"d": [Unread()]}, progress=False, **wrong)
+    assert not list(tmp_path.iterdir())
+
 def test_a_domain_of_one_document_is_refused(tmp_path):
     with pytest.raises(InputError, match="'d': 1 distinct documents"):
         build_store(tmp_path/"s", {"d": [LocalSource(write_jsonl(tmp_path/"a.jsonl", ["once", "once"]))]}, progress=False)
@@ -173,7 +183,8 @@ def test_the_same_request_opens_and_another_is_refused(small):
     assert build_store(store.path, domains, vocab_size=400, progress=False).hash == store.hash
     assert (store.path/"manifest.json").stat().st_mtime_ns == before
     for other, says in (({"vocab_size": 401}, "vocab_size"), ({"seed": 1}, "seed"), ({"validation_fraction": .1}, "validation_fraction"), ({"tokenizer": store.path/"tokenizer"}, "tokenizer")):
-        with pytest.raises(InputError, match=says): build_store(store.path, domains, **{"vocab_size": 400, "progress": False, **other})
+        with pytest.raises(InputError, match=f"another {says}.*; delete the folder {store.path} .*--into DIR"):
+            build_store(store.path, domains, **{"vocab_size": 400, "progress": False, **other})
     with pytest.raises(InputError, match="domains"): build_store(store.path, {"python_docs": domains["python_docs"]}, vocab_size=400, progress=False)
 
 def test_any_transformers_tokenizer_and_32_bits(small, tmp_path):
@@ -214,6 +225,7 @@ def test_damaged_and_foreign_stores_are_named(small, tmp_path, damage, says):
     for attempt in (lambda: open_store(copy), lambda: build_store(copy, domains, vocab_size=400, progress=False)):
         with pytest.raises(InputError, match=says) as e: attempt()
         assert str(copy) in str(e.value) and "\n" not in str(e.value)
+        if "damaged" in says: assert f"delete the folder {copy} and" in str(e.value)
 
 def test_without_verify_only_sizes_are_checked(small, tmp_path):
     copy = shutil.copytree(small[0].path, tmp_path/"copy")
@@ -253,9 +265,15 @@ def test_importing_corpus_is_light():
     script = "import autoscale.corpus, sys; print([m for m in ('torch', 'datasets', 'transformers', 'tokenizers', 'pypi_simple') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
-def test_a_missing_extra_is_named():
+def test_a_missing_extra_is_named_with_the_command_for_where_this_runs(tmp_path):
+    root = Path(corpus.__file__).parents[1]
+    shutil.copytree(root/"autoscale", tmp_path/"autoscale", ignore=shutil.ignore_patterns("__pycache__"))  # as installed: no pyproject.toml beside it
     script = "import sys; sys.modules['datasets'] = None\nfrom autoscale import corpus\ntry: list(corpus.LocalSource(corpus.__file__).documents())\nexcept corpus.InputError as e: print(e)"
-    assert "pip install 'autoscale-mix[train]'" in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    said = lambda cwd, path: subprocess.run([sys.executable, "-c", script], cwd=cwd, env={**os.environ, "PYTHONPATH": str(path)},
+                                            capture_output=True, text=True, check=True).stdout
+    assert "run: pip install -e '.[train]'" in said(root, root)
+    assert f"run: pip install -e '{root}[train]'" in said(tmp_path/"autoscale", root)
+    assert "run: pip install 'autoscale-mix[train]'" in said(tmp_path/"autoscale", tmp_path)
 
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("AUTOSCALE_CACHE", str(tmp_path)); assert corpus.cache_folder() == tmp_path

@@ -80,7 +80,7 @@ def test_a_design_is_found_wherever_its_rows_stand(m, random, factors):
     losses = np.arange(len(tokens) + 20)[:, None] + np.ones((1, 3))
     order = list(range(len(tokens) + 20)); random.shuffle(order)
     design, = find_designs(table_of(np.concatenate([tokens, noise])[order], losses[order]))
-    assert design.base_tokens == pytest.approx(base) and design.ignored == 20
+    assert design.base_tokens == pytest.approx(base) and len(design.ignored) == 20
     for i, points in enumerate(design.points.values()):
         assert points.amounts == pytest.approx(sorted([1, *factors]))
         assert points.losses[list(points.amounts).index(1)][0] == 1  # the base run's loss
@@ -124,7 +124,25 @@ def test_thousands_of_runs_among_which_a_design_hides():
     random = np.random.default_rng(0)
     crowd = random.lognormal(15, 1, (5000, 7))
     design, = find_designs(table_of(np.concatenate([crowd, design_tokens([1e6] * 7)]), np.ones((5015, 2))))
-    assert design.total == 7_000_000 and design.ignored == 5000
+    assert design.total == 7_000_000 and len(design.ignored) == 5000
+
+
+def test_what_is_odd_about_the_table_is_said_with_the_weights():
+    table = published_runs()
+    stray = replace(table, runs=(*table.runs, "stray"), tokens=np.vstack([table.tokens, table.tokens[0] * 2]),
+                    losses=np.vstack([table.losses, table.losses[0]]))
+    [design] = find_designs(stray)
+    assert design.ignored == ("stray",)
+    assert fit_ddo(design).optimum().notes == ("1 of the table's runs belong to no design and are ignored: stray",)
+    unjudged = replace(table, validation=table.validation[1:], losses=table.losses[:, 1:])
+    [note] = fit_ddo(find_designs(unjudged)[0]).optimum().notes
+    assert note.startswith("common_crawl: trained on and not judged") and "mean over github, books" in note
+    untrained = replace(table, validation=(*table.validation, "new"), losses=np.hstack([table.losses, table.losses[:, :1]]))
+    assert fit_ddo(find_designs(untrained)[0]).optimum().notes == ("new: judged and not trained on, there is no tokens.new",)
+    elsewhere = replace(table, validation=tuple(f"task {v}" for v in table.validation))
+    assert fit_ddo(find_designs(elsewhere)[0]).optimum().notes == ()
+    perplexities = replace(table, losses=np.exp(table.losses))
+    assert fit_ddo(find_designs(perplexities)[0]).optimum().notes[0].startswith("the losses look like perplexities (median 26.29")
 
 
 # ---- the fit

@@ -1,14 +1,15 @@
 """Mixtures: exact totals, bounds that hold, a file that reads back."""
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoscale.mixture import (InputError, Mixture, epoch_caps, limit_weights, load_mixture, mixture_from_dict, mixture_to_dict, parse_tokens,
-                               round_to_total, save_mixture, weight_bounds)
+from autoscale.mixture import (InputError, Mixture, atomic_write, epoch_caps, limit_weights, load_available, load_mixture, mixture_from_dict,
+                               mixture_to_dict, parse_tokens, round_to_total, save_mixture, weight_bounds)
 
 examples = settings(deadline=None, derandomize=True, max_examples=200)
 shares = st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=40)
@@ -67,6 +68,10 @@ def test_infeasible_bounds_are_refused_with_the_numbers():
         weight_bounds(3, floor=.4)
     with pytest.raises(InputError, match=r"caps sum to 0\.9"):
         weight_bounds(3, cap=.3)
+    with pytest.raises(InputError, match=r"domain 'b': floor 0\.5 and cap 0\.4"):
+        weight_bounds(2, floor=[0, .5], cap=[1, .4], domains=["a", "b"])
+    with pytest.raises(InputError, match="sequences of 0 tokens"):
+        Mixture.uniform("ab", 100, multiple=0)
     with pytest.raises(InputError, match=r"allow 2\.5 epochs"):
         epoch_caps(["a", "b"], {"a": 20, "b": 20}, 100, max_epochs=2)
 
@@ -75,6 +80,31 @@ def test_infeasible_bounds_are_refused_with_the_numbers():
 def test_sizes_that_are_no_token_counts(text):
     with pytest.raises(InputError):
         parse_tokens(text)
+
+
+@pytest.mark.parametrize("value", ["-5", "0", '"many"', "1.5", "null", "[3]", "true"])
+def test_a_bad_number_of_available_tokens_is_named_with_its_file_and_domain(tmp_path, value):
+    (tmp_path / "available.json").write_text(f'{{"web": "2M", "code": {value}}}')
+    with pytest.raises(InputError, match=r"available\.json: domain 'code': "):
+        load_available(tmp_path / "available.json")
+
+
+def test_writing_follows_a_link_and_keeps_what_is_no_file(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("old.json", "new.json"):  # the second link names a file that is not there yet
+        (tmp_path / name).symlink_to(tmp_path / "there" / name)
+    (tmp_path / "there/old.json").write_text("old")
+    for name in ("old.json", "new.json"):
+        with atomic_write(tmp_path / name) as f:
+            f.write("text")
+        assert (tmp_path / name).is_symlink() and (tmp_path / "there" / name).read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")  # stands for every device: no test may name /dev/null itself, which code without this mend replaces
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(tmp_path / "pipe") as f:
+        f.write("through")
+    assert os.read(reader, 99) == b"through" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["new.json", "new.json", "old.json", "old.json", "pipe", "there"]
 
 
 def test_every_prefix_of_a_mixture_file_is_refused(tmp_path):

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from autoscale.mixture import InputError, load_mixture
-from autoscale.reproduce import execute, load_profile, parameters_of, parse_overrides, reproduce, short_name, wanted
+from autoscale.reproduce import (Places, _read_state, execute, load_profile, outputs, parameters_of, parse_overrides, record_hashes, reproduce,
+                                 short_name, wanted)
 from autoscale.runs import RunStore, read_run_table, sample_run_table
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +167,41 @@ def test_published_numbers_without_torch(tmp_path):
         assert (check.difference.abs() < (1e-5 if n.stem == "figure-06" else 1e-8)).all(), n.stem  # the authors print their fit with six decimals, the rest with eight or more
         compared += len(check)
     assert [n.stem for n in PUBLISHED] == ["figure-04", "figure-05", "figure-06", "figure-07", "figure-08", "figure-12", "table-02"] and compared == 92
+
+
+def test_one_byte_of_the_store_is_noticed_though_its_size_is_the_same(tmp_path):
+    places = Places(PAPER, tmp_path / "build", tmp_path / "records", tmp_path / "figures")
+    store = places.build / "store"
+    (store / "tokenizer").mkdir(parents=True)
+    for name in ("a.train.bin", "manifest.json", "tokenizer/tokenizer.json"):
+        (store / name).write_bytes(b"one")
+    before = outputs(places, "stage-1")
+    assert len(before) == 3 and outputs(places, "stage-1") == before
+    for name in ("a.train.bin", "tokenizer/tokenizer.json"):
+        (store / name).write_bytes(b"two")
+        assert outputs(places, "stage-1") != before
+        (store / name).write_bytes(b"one")
+
+
+def test_a_damaged_state_or_list_of_records_counts_as_nothing_done(tmp_path):
+    path, said = tmp_path / "state.json", []
+    assert _read_state(path, said.append) == {} and said == []
+    state = {"stage-1": {"key": "k", "outputs": {"file": "0"}}}
+    text = json.dumps(state)
+    path.write_text(text)
+    assert _read_state(path, said.append) == state and said == []
+    for damaged in (*(text[:cut] for cut in range(len(text))), "[]", "7", '{"stage-1": 7}', '{"stage-1": {}}'):
+        path.write_text(damaged)
+        assert _read_state(path, said.append) == {} and said.pop() == f"{path} is damaged; taken as nothing done"
+    places = Places(PAPER, tmp_path, tmp_path, tmp_path)
+    (tmp_path / "stage-2-records.json").write_text('["01')
+    assert record_hashes(places, "proxy") == []
+
+
+def test_what_a_notebook_cannot_write_is_one_line(tmp_path):
+    (tmp_path / "figures").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match=r"table-02: .*figures"):
+        execute(PAPER / "table-02.ipynb", tmp_path / "x.ipynb", {"source": "published", "out": str(tmp_path / "figures")}, show=False)
 
 
 def test_refusals(tmp_path):

@@ -58,13 +58,32 @@ def test_failed_runs_stay_out_of_the_table():
 @pytest.mark.parametrize("text, says", [
     ("", "found none"), ("run,tokens.a,loss.a\n\"x,1,2\n", "cannot be read as CSV"), ("run,tokens.a,loss.a\nx,1,2,3\n", "4 fields"), ("run,tokens.a,loss.a\nx,5,\n", "loss.a is"), ("run,tokens.a,loss.a\nx,five,1\n", "tokens.a is 'five'"),
     ("run,tokens.a,loss.a\nx,-1,1\n", "tokens.a is -1"), ("run,tokens.a,loss.a\nx,1,-inf\n", "-inf"), ("run,tokens.a,loss.a\nx,1,1\nx,2,2\n", "twice"),
+    ("run,tokens.a,loss.a\nx,1,4.21\ny,2,3.9", "looks cut off, .*end it with a newline"),
+    ("run,tokens.a,token.b,loss.a\nx,1,1,1\n", "column token.b is not known; rename it to tokens.b"),
+    ("run,tokens.a,tokens.b,loss.a,Losses.b\nx,1,1,1,1\n", "rename it to loss.b"), ("run,tokens.a,Tokens .b,loss.a\nx,1,1,1\n", "rename it to tokens.b"),
     ("tokens.a,loss.a\n1,1\n", "needs the columns"), ("run,tokens.a\nx,1\n", "no loss"), ("run,tokens.a,loss.a\n", "without runs"), ("a\x00b", "needs the columns")])
 def test_bad_tables_are_refused_by_name(tmp_path, text, says):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=says) as refusal:
         read_run_table(path)
-    assert "bad.csv" in str(refusal.value) and "\n" not in str(refusal.value)
+    assert str(refusal.value).count("bad.csv") == 1 and "\n" not in str(refusal.value)
+
+
+def test_every_cut_of_a_table_is_refused(tmp_path):
+    "A file cut inside its last number is a table with another loss: only the missing end of line shows it."
+    write_run_table(tmp_path / "runs.csv", sample_run_table())
+    text = (tmp_path / "runs.csv").read_text()
+    for cut in range(1, 60):
+        (tmp_path / "runs.csv").write_text(text[:-cut])
+        with pytest.raises(InputError):
+            read_run_table(tmp_path / "runs.csv")
+
+
+def test_columns_that_merely_look_like_others_are_left_alone(tmp_path):
+    (tmp_path / "runs.csv").write_text("run,tokens.a,loss.a,loss_se.a,tokens,loss,tokens_per_second,cost.usd\nx,1,2,3,4,5,6,7\n")
+    table = read_run_table(tmp_path / "runs.csv")
+    assert (table.domains, table.validation) == (("a",), ("a",)) and table.losses == [[2]]
 
 
 def test_the_packaged_table_is_two_designs_of_real_runs():
