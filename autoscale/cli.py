@@ -134,14 +134,14 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
           store: Annotated[Path, typer.Option(help="Token store, as `autoscale corpus build` makes it.")],
           runs: Annotated[Path, typer.Option(help="Folder of run records; finished ones are not trained again.")],
           out: Annotated[Path, typer.Option(help="Run table with losses to write.")],
-          settings: Annotated[Path, typer.Option(metavar="FILE.yml", help="model, optimiser, context, batch, precision, seeds, evaluation_sequences, workers, compile: a profile of the reproduction, for example.")],
+          settings: Annotated[Path, typer.Option(metavar="FILE.yml", help="model, optimiser, context, batch, precision, seeds, evaluation_sequences, workers, stack, compile: a profile of the reproduction, for example.")],
           ):
     "Train every run of a design on this machine."
     from autoscale.corpus import open_store
     from autoscale.runs import RunStore, read_run_table, run_table, write_run_table
     from autoscale.sweep import jobs_from_design, read_settings, sweep as run_sweep
     corpus = open_store(store); chosen = read_settings(settings)
-    records = run_sweep(jobs_from_design(read_run_table(design, trained=False), corpus.hash, chosen), corpus, RunStore(runs), workers=chosen["workers"], micro_batch=chosen["micro_batch"], compile=chosen["compile"])
+    records = run_sweep(jobs_from_design(read_run_table(design, trained=False), corpus.hash, chosen), corpus, RunStore(runs), workers=chosen["workers"], stack=chosen["stack"], micro_batch=chosen["micro_batch"], compile=chosen["compile"])
     write_run_table(out, run_table(records))
     failed = [r for r in records if r.status == "failed"]
     print(f"{len(records) - len(failed)} runs finished, written to {out}" + "".join(f"\n{r.name} failed: {r.reason}" for r in failed))

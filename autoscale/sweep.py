@@ -6,7 +6,7 @@
 __all__ = ['ddo_design', 'design_table', 'read_settings', 'make_spec', 'jobs_from_design', 'sweep']
 
 # %% ../nbs/05_sweep.ipynb #c6f365e9
-import math, multiprocessing, os, sys, threading
+import hashlib, json, math, multiprocessing, os, sys, threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +44,8 @@ def design_table(bases: list[Mixture],  # one base run for each scale, over the 
     return RunTable(tuple(name for name, _ in rows), bases[0].domains, (), np.array([mixture.tokens for _, mixture in rows], float), np.zeros((len(rows), 0)))
 
 # %% ../nbs/05_sweep.ipynb #c5f26e96
-_settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "seeds": [0], "evaluation_sequences": 128, "workers": 1, "micro_batch": None, "compile": False}
-_whole = ("context", "batch", "evaluation_sequences", "workers", "micro_batch")
+_settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "seeds": [0], "evaluation_sequences": 128, "workers": 1, "stack": 1, "micro_batch": None, "compile": False}
+_whole = ("context", "batch", "evaluation_sequences", "workers", "stack", "micro_batch")
 
 def read_settings(path: str | Path) -> dict:
     "Training settings from a YAML file; other keys (a whole profile of the reproduction) are left out. Raises `InputError` on a file that is not YAML or lacks one."
@@ -72,14 +72,43 @@ def jobs_from_design(table: RunTable, store: str, settings: dict) -> list[tuple[
     return [(name, make_spec(table.mixture(i), store, settings, seed)) for seed in settings["seeds"] for i, name in enumerate(table.runs)]
 
 # %% ../nbs/05_sweep.ipynb #ed8ad6ae
-def _train_one(name: str, spec: RunSpec, store: TokenStore, runs: RunStore, options: dict, report) -> RunRecord:
-    "One run, from the store's checkpoint if there is one, into the store. An error names the run."
-    from autoscale.trainer import train
-    try: record = train(spec, store, name, checkpoint=runs.folder / "checkpoints" / f"{spec.hash}.safetensors", report=report, **options)
-    except InputError as e: raise InputError(f"run {name!r}: {e}") from None
-    except Exception as e: raise RuntimeError(f"run {name!r} failed with {type(e).__name__}: {e}") from e
-    runs.put(record)
-    return record
+def _called(jobs) -> str: return f"run{'s' * (len(jobs) > 1)} {', '.join(repr(name) for name, _ in jobs)}"
+
+def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int):
+    "Raise `InputError` on the first run that cannot be laid out, has a model that cannot be built, or cannot be stacked."
+    from autoscale.trainer import build_model, has_dropout
+    available, built = store.available(), set()
+    for name, spec in jobs:
+        try:
+            schedule(spec.mixture, available, spec.context, spec.seed)
+            model = json.dumps([spec.model, spec.context], sort_keys=True)
+            if model not in built and has_dropout(build_model(spec, store, "meta")) and stack > 1:
+                raise InputError("its model has dropout, which draws other numbers in a stack; set the dropouts to 0, or stack to 1")
+            built.add(model)
+        except InputError as e: raise InputError(f"run {name!r}: {e}") from None
+
+def _groups(jobs: list[tuple[str, RunSpec]], waiting: list[int], stack: int, workers: int) -> list[list[int]]:
+    "What is trained as one model: up to `stack` runs of one shape, in as many groups as keep every worker busy; the longest first, so that none is left alone at the end."
+    from autoscale.trainer import shape
+    alike = {}
+    for i in waiting: alike.setdefault(shape(jobs[i][1]), []).append(i)
+    groups = []
+    for same in alike.values():
+        count = -(-len(same) // stack)
+        count = min(len(same), -(-count // workers) * workers)
+        groups += [same[k::count] for k in range(count)]
+    return sorted(groups, key=lambda group: -jobs[group[0]][1].steps)
+
+def _train(jobs: list[tuple[str, RunSpec]], store: TokenStore, runs: RunStore, options: dict, report) -> list[RunRecord]:
+    "Runs as one model, from the store's checkpoint if there is one, into the store. An error names them."
+    from autoscale.trainer import train_together
+    key = hashlib.sha256("".join(spec.hash for _, spec in jobs).encode()).hexdigest()[:16]
+    try: records = train_together(jobs, store, checkpoint=runs.folder / "checkpoints" / f"{key}.safetensors", report=report, **options)
+    except InputError as e: raise InputError(f"{_called(jobs)}: {e}") from None
+    except OSError as e: raise InputError(f"{_called(jobs)}: {e}") from None  # a full disk, a folder that cannot be written
+    except Exception as e: raise RuntimeError(f"{_called(jobs)} failed with {type(e).__name__}: {e}") from e
+    for record in records: runs.put(record)
+    return records
 
 def _begin(queue, threads: int):
     "A worker process: its share of the cores, where to report to, and an end when the sweep's process ends, however it ends."
@@ -90,52 +119,51 @@ def _begin(queue, threads: int):
     def end_with_parent(): multiprocessing.parent_process().join(); os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
-def _work(i: int, name: str, spec: RunSpec, store_path: str, folder: str, options: dict) -> RunRecord:
-    return _train_one(name, spec, open_store(store_path, verify=False), RunStore(folder), options, lambda at: _queue.put((i, at)))
+def _work(group: int, jobs: list[tuple[str, RunSpec]], store_path: str, folder: str, options: dict) -> list[RunRecord]:
+    return _train(jobs, open_store(store_path, verify=False), RunStore(folder), options, lambda at: _queue.put((group, at)))
 
 # %% ../nbs/05_sweep.ipynb #46278112
 def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
           store: TokenStore, runs: RunStore,
-          workers: int = 1,  # runs trained side by side; 1 trains in this process
-          micro_batch: int | None = None,  # sequences per forward pass, where memory is short
+          workers: int = 1,  # processes side by side; 1 trains in this process
+          stack: int = 1,  # runs of one length trained as one model in a process
+          micro_batch: int | None = None,  # sequences per run and forward pass, where memory is short
           compile: bool = False,  # `torch.compile`: pays from runs of about a minute on
-          checkpoint_seconds: float = 60.,  # wall time between a run's checkpoints
+          checkpoint_seconds: float = 60.,  # wall time between checkpoints
          ) -> list[RunRecord]:  # in the order of `jobs`; failed ones too
-    "Train every run that has no record yet, and return all records. Progress goes to standard error. Raises `InputError` on the first run whose specification cannot be trained."
+    "Train every run that has no record yet, and return all records. Progress goes to standard error. Raises `InputError` on the first run whose specification cannot be trained, before any is."
     first = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}  # the same specification twice is one run
     records = {h: runs.get(jobs[i][1]) for h, i in first.items()}
     waiting = [i for h, i in first.items() if records[h] is None]
-    for i in waiting:  # a run that cannot be laid out is refused before any other is trained
-        name, spec = jobs[i]
-        try: schedule(spec.mixture, store.available(), spec.context, spec.seed)
-        except InputError as e: raise InputError(f"run {name!r}: {e}") from None
+    if waiting: _check([jobs[i] for i in waiting], store, stack)
+    groups = _groups(jobs, waiting, stack, workers) if waiting else []
     options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds}
-    tokens = {i: jobs[i][1].mixture.total for i in first.values()}
-    done = sum(tokens.values()) - sum(tokens[i] for i in waiting)
-    with tqdm(total=sum(tokens.values()), initial=done, unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:
-        seen = dict.fromkeys(waiting, 0)
+    size = lambda indices: sum(jobs[i][1].mixture.total for i in indices)
+    with tqdm(total=size(first.values()), initial=size(first.values()) - size(waiting), unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:
+        seen = [0] * len(groups)
         def count(): bar.set_description(f"{sum(r is not None for r in records.values())} of {len(records)} runs", refresh=False)
-        def report(i, at):
-            now = max(seen[i], tokens[i] * at["step"] // at["steps"])
-            bar.set_postfix_str(f"{jobs[i][0]}: loss {at['loss']:.3f}", refresh=False)
-            bar.update(now - seen[i]); seen[i] = now
-        def finish(i, record):
-            records[jobs[i][1].hash] = record; count()
-            bar.update(tokens[i] - seen[i]); seen[i] = tokens[i]
-            if record.status == "failed": bar.write(f"run {record.name!r} failed: {record.reason}", file=sys.stderr)
+        def advance(g, to): bar.update(max(0, to - seen[g])); seen[g] = max(seen[g], to)
+        def report(g, at):
+            bar.set_postfix_str(f"{jobs[groups[g][0]][0]}{f' and {len(groups[g]) - 1} more' if len(groups[g]) > 1 else ''}: loss {at['loss']:.3f}", refresh=False)
+            advance(g, size(groups[g]) * at["step"] // at["steps"])
+        def finish(g, found):
+            for i, record in zip(groups[g], found):
+                records[jobs[i][1].hash] = record
+                if record.status == "failed": bar.write(f"run {record.name!r} failed: {record.reason}", file=sys.stderr)
+            count(); advance(g, size(groups[g]))
         count()
+        work = [[jobs[i] for i in group] for group in groups]
         if workers == 1:
-            for i in waiting: finish(i, _train_one(*jobs[i], store, runs, options, lambda at, i=i: report(i, at)))
-        elif waiting: _side_by_side(jobs, waiting, store, runs, workers, options, report, finish)
+            for g, together in enumerate(work): finish(g, _train(together, store, runs, options, lambda at, g=g: report(g, at)))
+        elif work: _side_by_side(work, store, runs, workers, options, report, finish)
     return [records[spec.hash] for _, spec in jobs]
 
-def _side_by_side(jobs, waiting, store: TokenStore, runs: RunStore, workers: int, options: dict, report, finish):
-    "Train the waiting jobs in `workers` processes, longest first so that none is left alone at the end; the first error ends them all."
+def _side_by_side(work: list, store: TokenStore, runs: RunStore, workers: int, options: dict, report, finish):
+    "Train groups of runs in `workers` processes; the first error ends them all."
     context = multiprocessing.get_context("spawn")  # a forked process must not inherit the threads of torch
     queue = context.Queue()
     with ProcessPoolExecutor(workers, context, _begin, (queue, max(1, (os.cpu_count() or 1) // workers))) as pool:
-        futures = {pool.submit(_work, i, *jobs[i], str(store.path), str(runs.folder), options): i
-                   for i in sorted(waiting, key=lambda i: -jobs[i][1].mixture.total)}
+        futures = {pool.submit(_work, g, together, str(store.path), str(runs.folder), options): g for g, together in enumerate(work)}
         pending = set(futures)
         try:
             while pending:
@@ -143,6 +171,5 @@ def _side_by_side(jobs, waiting, store: TokenStore, runs: RunStore, workers: int
                 while not queue.empty(): report(*queue.get())
                 for future in done: finish(futures[future], future.result())
         except BaseException:
-            for future in pending: future.cancel()
             for worker in multiprocessing.active_children(): worker.terminate()  # their runs are in their checkpoints
             raise
