@@ -5,13 +5,15 @@ STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test pins FORCE
+.PHONY: help reproduce test bench pins FORCE
 
 help: ## print this
 	@echo 'AutoScale. Targets:'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s%s\n", $$1, $$2}' Makefile
 	@echo 'Variables:'
 	@echo '  PROFILE=smoke      what to reproduce: a file in nbs/paper/profiles, without its .yml'
+	@echo '  ONLY=solver        make bench: only the notebooks of nbs/bench with this in their name'
+	@echo '  SMOKE=1            make bench: at a size of seconds, to see that they work; into build/bench/smoke'
 	@echo '  PYTHON=python3     the Python that .venv is made with'
 	@echo '  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu'
 	@echo '                     pip reads this one: torch for Linux without CUDA (0.2 GB instead of several)'
@@ -21,6 +23,9 @@ reproduce: $(STAMP) ## run the experiment of PROFILE from text to weights and fi
 
 test: $(STAMP) ## run every test, the notebooks among them
 	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest --durations=10
+
+bench: $(STAMP) ## time the package against the alternatives, side by side: records, pictures and a table in figures/bench
+	@MPLBACKEND=Agg .venv/bin/python -m autoscale.bench $(if $(SMOKE),--smoke) $(if $(ONLY),--only "$(ONLY)")
 
 # The stamp is written last and removed first: after an interrupted set-up .venv is built anew, and so it is where the path in
 # the stamp is another one, for a virtual environment that was copied or moved still runs the package of its old folder.
