@@ -303,6 +303,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'autoscale.trainer.autocast': ('trainer.html#autocast', 'autoscale/trainer.py'),
                                    'autoscale.trainer.averaged': ('trainer.html#averaged', 'autoscale/trainer.py'),
                                    'autoscale.trainer.build_model': ('trainer.html#build_model', 'autoscale/trainer.py'),
+                                   'autoscale.trainer.can_compile': ('trainer.html#can_compile', 'autoscale/trainer.py'),
                                    'autoscale.trainer.evaluate': ('trainer.html#evaluate', 'autoscale/trainer.py'),
                                    'autoscale.trainer.has_dropout': ('trainer.html#has_dropout', 'autoscale/trainer.py'),
                                    'autoscale.trainer.held_out': ('trainer.html#held_out', 'autoscale/trainer.py'),

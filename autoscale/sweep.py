@@ -74,9 +74,10 @@ def jobs_from_design(table: RunTable, store: str, settings: dict) -> list[tuple[
 # %% ../nbs/05_sweep.ipynb #ed8ad6ae
 def _called(jobs) -> str: return f"run{'s' * (len(jobs) > 1)} {', '.join(repr(name) for name, _ in jobs)}"
 
-def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int):
-    "Raise `InputError` on the first run that cannot be laid out, has a model that cannot be built, or cannot be stacked."
-    from autoscale.trainer import build_model, has_dropout
+def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int, compile: bool):
+    "Raise `InputError` on the first run that cannot be laid out, has a model that cannot be built, or cannot be stacked; and where nothing can be compiled."
+    from autoscale.trainer import build_model, can_compile, has_dropout
+    if compile and not can_compile(): raise InputError("compile: there is no C++ compiler here, and torch.compile needs one; install g++, or set compile to false (slower, same losses up to rounding)")
     available, built = store.available(), set()
     for name, spec in jobs:
         try:
@@ -135,7 +136,7 @@ def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
     first = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}  # the same specification twice is one run
     records = {h: runs.get(jobs[i][1]) for h, i in first.items()}
     waiting = [i for h, i in first.items() if records[h] is None]
-    if waiting: _check([jobs[i] for i in waiting], store, stack)
+    if waiting: _check([jobs[i] for i in waiting], store, stack, compile)
     groups = _groups(jobs, waiting, stack, workers) if waiting else []
     options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds}
     size = lambda indices: sum(jobs[i][1].mixture.total for i in indices)

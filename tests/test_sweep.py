@@ -139,3 +139,64 @@ def test_one_diverging_run_does_not_stop_the_sweep(store, spec, tmp_path):
 def test_run_table_of_a_design_has_no_losses():
     table = design_table([Mixture.uniform("abc", 900)])
     assert isinstance(table, RunTable) and table.validation == () and len(table) == 7
+
+
+def _plain(spec):
+    return replace(spec, model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0}, evaluation={"sequences": 4, "every": 0})
+
+
+def test_stacked_sweep_trains_every_run_once(store, spec, tmp_path):
+    "The base run has a length of its own; the three enlarged and the three reduced ones go in stacks."
+    base = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 36 * 64 * 3, multiple=64))
+    jobs = [(name, replace(base, mixture=mixture)) for name, mixture in ddo_design(base.mixture, multiple=64)]
+    records = sweep(jobs, store, RunStore(tmp_path), stack=3)
+    assert [r.name for r in records] == [name for name, _ in jobs] and [r.spec for r in records] == [s for _, s in jobs]
+    assert [r.machine["stacked"] for r in records] == [1] + 6 * [3]
+    assert not list((tmp_path / "checkpoints").glob("*")) and sweep(jobs, store, RunStore(tmp_path), stack=2) == records
+
+
+def test_a_diverging_run_does_not_touch_its_neighbours(store, spec, tmp_path, monkeypatch):
+    "One of three models starts from weights so large that its loss is not finite: it fails alone."
+    from autoscale import trainer
+    start, base = trainer.build_model, replace(_plain(spec), precision="fp32", mixture=Mixture.uniform(store.domains, 9 * 64 * 3, multiple=64))
+
+    def broken(s, *rest):
+        model = start(s, *rest)
+        if s.seed == 1 and str(rest[-1]) != "meta":
+            next(model.parameters()).data.fill_(float("inf"))
+        return model
+    monkeypatch.setattr(trainer, "build_model", broken)
+    records = sweep([(f"seed {k}", replace(base, seed=k)) for k in range(3)], store, RunStore(tmp_path), stack=3)
+    assert [r.status for r in records] == ["finished", "failed", "finished"] and records[1].losses == {} and "step" in records[1].reason
+    monkeypatch.undo()
+    for k in (0, 2):
+        assert trainer.train(replace(base, seed=k), store).mean_loss == pytest.approx(records[k].mean_loss, abs=1e-5)
+
+
+def test_dropout_and_a_stack_are_refused_before_anything_is_trained(store, spec, tmp_path):
+    with pytest.raises(InputError, match="'base'.*dropout.*stack to 1"):
+        sweep([("base", spec)], store, RunStore(tmp_path / "runs"), stack=2)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("model", [{"model_type": "gpt2", "n_embd": 33, "n_head": 2}, {"model_type": "gpt2", "n_embd": 32, "n_head": 3}, {"model_type": "gpt2", "n_layer": "two"}])
+def test_a_model_that_cannot_be_built_is_refused_before_any_is_trained(store, spec, tmp_path, model):
+    with pytest.raises(InputError, match="'bad'"):
+        sweep([("good", spec), ("bad", replace(spec, model=model))], store, RunStore(tmp_path / "runs"), workers=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_compiler_is_one_clear_line(store, spec, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="no C.. compiler"):
+        sweep([("base", spec)], store, RunStore(tmp_path / "runs"), compile=True)
+
+
+def test_an_error_in_a_worker_is_the_only_thing_said(store, spec, tmp_path):
+    "The records' folder cannot be written: one error that names the run, no noise from the processes that are ended."
+    short, blocked = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 96 * 64, multiple=64)), tmp_path / "runs"
+    blocked.write_text("a file where the records belong")
+    (tmp_path / "jobs.json").write_text(json.dumps([(f"seed {k}", replace(short, seed=k).to_dict()) for k in range(6)]))
+    (tmp_path / "child.py").write_text(CHILD.replace("    sweep(", "    from autoscale.mixture import InputError\n    try: sweep(") + "    except InputError as e: sys.exit(f'ONE LINE {e}')\n")
+    done = subprocess.run([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", blocked], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and "ONE LINE run 'seed" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr

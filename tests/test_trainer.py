@@ -13,7 +13,7 @@ import pytest
 
 from autoscale.mixture import InputError, Mixture
 from autoscale.runs import RunSpec
-from autoscale.trainer import OPTIMISER, build_model, held_out, learning_rate, train
+from autoscale.trainer import OPTIMISER, build_model, held_out, learning_rate, train, train_together
 
 CHILD = """
 import json, sys
@@ -180,3 +180,107 @@ def test_two_ranks_end_where_one_does(store, spec, tmp_path):
     assert ranks == 2 and one.machine["ranks"] == 1
     for domain in store.domains:
         assert math.isclose(losses[domain], one.losses[domain], abs_tol=2e-5) and math.isclose(errors[domain], one.loss_se[domain], abs_tol=2e-5)
+
+
+def reference(spec, store):
+    "The same training with nothing of ours in it but the order of the sequences: transformers' own model and loss, its fused attention, plain AdamW. Returns held-out losses."
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from autoscale.sampler import Sampler
+    settings = dict(spec.model)
+    config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=store.vocab_size, bos_token_id=store.eot, eos_token_id=store.eot, n_positions=spec.context, **settings)
+    torch.manual_seed(spec.seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    o, parameters = spec.optimiser, list(model.parameters())
+    optimizer = torch.optim.AdamW([{"params": [p for p in parameters if p.dim() > 1], "weight_decay": o["weight_decay"]}, {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0}],
+                                  betas=o["betas"], eps=o["eps"], foreach=False)
+    for step, (rows, real) in enumerate(Sampler(store, spec.mixture, spec.context, spec.batch, spec.seed)):
+        rows = torch.from_numpy(rows[real])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, spec.steps, o)
+        optimizer.zero_grad()
+        model(input_ids=rows, labels=rows).loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, o["clip"])
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        return {d: float(model(input_ids=(rows := torch.from_numpy(held_out(store, d, spec.context, spec.evaluation["sequences"]))), labels=rows).loss) for d in store.domains}
+
+
+@pytest.fixture(scope="module")
+def plain(spec, store):
+    "Without dropout, in float32; the last of 6 batches holds 13 of 16 rows."
+    return replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 93 * 64, multiple=64), model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0}, optimiser=dict(OPTIMISER))
+
+
+def neighbours(spec, store):
+    "Three runs of one shape: other mixtures of the same total, other seeds."
+    tokens = [tuple((31 + (9 if i == k else -4 if k < 3 else 0)) * 64 for i in range(3)) for k in range(3)]
+    return [(f"run {k}", replace(spec, mixture=Mixture(store.domains, t[:2] + (93 * 64 - sum(t[:2]),)), seed=k)) for k, t in enumerate(tokens)]
+
+
+def test_fast_training_is_the_same_training(plain, store):
+    expected, found = reference(plain, store), train(plain, store).losses
+    for domain in store.domains:
+        assert math.isclose(found[domain], expected[domain], abs_tol=1e-5)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-5), ("bf16", 2e-3)])
+def test_stacked_runs_end_where_they_end_alone(plain, store, precision, tolerance):
+    jobs = neighbours(replace(plain, precision=precision, evaluation={"sequences": 8, "every": 2}), store)
+    together, alone = train_together(jobs, store), [train(s, store, name) for name, s in jobs]
+    assert [r.name for r in together] == ["run 0", "run 1", "run 2"] and len({r.mean_loss for r in together}) == 3
+    for a, b in zip(together, alone):
+        assert a.spec == b.spec and a.epochs == b.epochs and a.params == b.params and a.machine["stacked"] == 3
+        for x, y in [*zip(a.losses.values(), b.losses.values()), *zip(a.loss_se.values(), b.loss_se.values())]:
+            assert math.isclose(x, y, abs_tol=tolerance)
+        for p, q in [*zip(a.curve, b.curve), *zip([{"loss": e["losses"][store.domains[0]], **e} for e in a.evaluations], [{"loss": e["losses"][store.domains[0]], **e} for e in b.evaluations])]:
+            assert (p["step"], p["tokens"]) == (q["step"], q["tokens"]) and math.isclose(p["loss"], q["loss"], abs_tol=tolerance)
+
+
+def test_gradients_are_clipped_run_by_run(plain, store):
+    "With one common norm, a run's update would depend on its neighbours'."
+    tight = replace(plain, optimiser={**plain.optimiser, "clip": 0.05, "average_last": 0.5})
+    jobs = neighbours(tight, store)
+    for a, (_, s) in zip(train_together(jobs, store), jobs):
+        assert math.isclose(a.mean_loss, train(s, store).mean_loss, abs_tol=1e-5)
+
+
+def test_a_stack_is_killed_and_continued(plain, store, tmp_path):
+    jobs = neighbours(replace(plain, optimiser={**plain.optimiser, "average_last": 0.5}), store)
+    whole = train_together(jobs, store)
+
+    class Killed(Exception):
+        pass
+
+    def kill(at):
+        if at["step"] == 4:
+            raise Killed
+    with pytest.raises(Killed):
+        train_together(jobs, store, checkpoint=tmp_path / "c.safetensors", checkpoint_seconds=0, report=kill)
+    with pytest.raises(InputError, match="belongs to run"):
+        train_together(jobs[::-1], store, checkpoint=tmp_path / "c.safetensors")
+    again = train_together(jobs, store, checkpoint=tmp_path / "c.safetensors")
+    assert [(r.losses, r.curve, r.evaluations) for r in again] == [(r.losses, r.curve, r.evaluations) for r in whole]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_stacked_is_named(plain, spec, store):
+    longer = replace(plain, mixture=Mixture.uniform(store.domains, 186 * 64, multiple=64))
+    with pytest.raises(InputError, match="'a', 'b' differ"):
+        train_together([("a", plain), ("b", longer)], store)
+    with pytest.raises(InputError, match="'a', 'b' have dropout"):
+        train_together([("a", spec), ("b", replace(spec, seed=1))], store)
+
+
+def test_compiled_once_for_all_runs_and_to_the_same_losses(plain, store):
+    "One graph serves training and evaluation of every run of a shape; a second shape compiles a second one."
+    import torch
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    jobs = neighbours(plain, store)
+    compiled = [train(s, store, compile=True) for _, s in jobs]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for a, (_, s) in zip(compiled, jobs):
+        assert math.isclose(a.mean_loss, train(s, store).mean_loss, abs_tol=1e-5)
