@@ -174,7 +174,7 @@ def test_a_diverging_run_does_not_touch_its_neighbours(store, spec, tmp_path, mo
 
 
 def test_dropout_and_a_stack_are_refused_before_anything_is_trained(store, spec, tmp_path):
-    with pytest.raises(InputError, match="'base'.*dropout.*stack to 1"):
+    with pytest.raises(InputError, match=r"'base'.*dropout.*stack to 1"):
         sweep([("base", spec)], store, RunStore(tmp_path / "runs"), stack=2)
     assert not (tmp_path / "runs").exists()
 
@@ -188,7 +188,7 @@ def test_a_model_that_cannot_be_built_is_refused_before_any_is_trained(store, sp
 
 def test_no_compiler_is_one_clear_line(store, spec, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="no C.. compiler"):
+    with pytest.raises(InputError, match=r"no C\+\+ compiler"):
         sweep([("base", spec)], store, RunStore(tmp_path / "runs"), compile=True)
 
 

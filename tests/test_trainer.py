@@ -217,7 +217,7 @@ def plain(spec, store):
 def neighbours(spec, store):
     "Three runs of one shape: other mixtures of the same total, other seeds."
     tokens = [tuple((31 + (9 if i == k else -4 if k < 3 else 0)) * 64 for i in range(3)) for k in range(3)]
-    return [(f"run {k}", replace(spec, mixture=Mixture(store.domains, t[:2] + (93 * 64 - sum(t[:2]),)), seed=k)) for k, t in enumerate(tokens)]
+    return [(f"run {k}", replace(spec, mixture=Mixture(store.domains, (*t[:2], 93 * 64 - sum(t[:2]))), seed=k)) for k, t in enumerate(tokens)]
 
 
 def test_fast_training_is_the_same_training(plain, store):
