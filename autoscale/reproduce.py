@@ -174,6 +174,7 @@ def reproduce(profile: str = "smoke",
         say(f"{name}: {seconds:.0f} s")
     before = []
     stages, artefacts = ([n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, source)] for kinds in (["stage"], ["figure", "table"]))
+    if source == "runs" and "variants" in parameters: stages += sorted(places.notebooks.glob("study-*.ipynb"))  # they train what no stage needs
     for notebook in stages:
         name, job = short_name(notebook), _job(notebook, places, parameters)
         k = key(notebook, job[2], before)

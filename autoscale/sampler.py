@@ -75,7 +75,7 @@ class Sampler:
         if batch % ranks: raise InputError(f"a batch of {batch} sequences does not divide over {ranks} ranks; make it a multiple")
         self.schedule = schedule(mixture, store.available(), context, seed)
         self.context, self.batch, self.seed, self.rank, self.ranks = context, batch, seed, rank, ranks
-        self._tokens = [store.tokens(d, "train") for d in mixture.domains]
+        self._tokens = [np.asarray(store.tokens(d, "train")) for d in mixture.domains]  # still mapped, not read: slicing a plain view costs half of slicing a memmap
         self.position = 0  # sequences seen, over all ranks
 
     @property

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIMISER', 'SigmoidGELU', 'build_model', 'sequence_nats', 'Stack', 'has_dropout', 'can_compile', 'keep_freed_memory',
            'optimiser_settings', 'learning_rate', 'held_out', 'evaluate', 'autocast', 'save_checkpoint',
-           'load_checkpoint', 'Clock', 'train', 'train_together', 'shape', 'averaged']
+           'load_checkpoint', 'load_model', 'Clock', 'train', 'train_together', 'shape', 'averaged']
 
 # %% ../nbs/04_trainer.ipynb #eca23cf9
 import ctypes, functools, json, math, os, platform, time
@@ -145,11 +145,12 @@ def held_out(store: TokenStore, domain: str, context: int, sequences: int) -> np
     starts = np.arange(min(sequences, n)) * n // min(sequences, n) * context
     return np.stack([tokens[s:s + context] for s in starts]).astype(np.int64)
 
-def evaluate(nats, model, accelerator, store: TokenStore, spec: RunSpec, rows_at_once: int) -> tuple[np.ndarray, np.ndarray]:  # (runs, domains) nats per token, its standard error
-    "Held-out loss of every domain of the store, `rows_at_once` sequences per run and forward pass; each rank takes its share of the sequences, so `model` is not the wrapped one (a rank may have none)."
+def evaluate(nats, model, accelerator, store: TokenStore, spec: RunSpec, rows_at_once: int, least: int = 32) -> tuple[np.ndarray, np.ndarray]:  # (runs, domains) nats per token, its standard error
+    "Held-out loss of every domain of the store, `rows_at_once` sequences per run and forward pass (at least `least` where no compiled graph wants one shape); each rank takes its share of the sequences, so `model` is not the wrapped one (a rank may have none)."
     one_graph = nats is not sequence_nats and not has_dropout(model)  # compiling another for evaluation costs more than keeping its activations
     if not one_graph: model.eval()
     runs, rows = getattr(model, "models", 1), [held_out(store, d, spec.context, spec.evaluation["sequences"]) for d in store.domains]
+    if not one_graph: rows_at_once = max(rows_at_once, min(least, max(map(len, rows))))
     sums = torch.zeros(len(rows), 2, runs, dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64, device=accelerator.device)
     for d, mine in enumerate(r[accelerator.process_index::accelerator.num_processes] for r in rows):
         for start in range(0, len(mine), rows_at_once):
@@ -199,6 +200,26 @@ def load_checkpoint(path: Path, specs: list[RunSpec], model, optimizer) -> tuple
     return progress, average or None
 
 # %% ../nbs/04_trainer.ipynb #8432121e
+def _keep_weights(model, specs: list[RunSpec], folder: Path):
+    from safetensors.torch import save_file
+    folder.mkdir(parents=True, exist_ok=True)
+    named = dict(zip(model.names, model.slices)) if isinstance(model, Stack) else dict(model.named_parameters())
+    for k, spec in enumerate(specs):
+        temporary = folder / f".{spec.hash}.tmp-{os.getpid()}"
+        save_file({n: (p[k] if isinstance(model, Stack) else p).detach().cpu().clone() for n, p in named.items()}, temporary, {"spec": spec.hash})
+        os.replace(temporary, folder / f"{spec.hash}.safetensors")
+
+def load_model(spec: RunSpec, store: TokenStore, path: Path, device: str | torch.device = "cpu") -> torch.nn.Module:
+    "The model that a run left with `keep`. Raises `InputError` where the file is damaged or belongs to another run."
+    from safetensors import SafetensorError, safe_open
+    model = build_model(spec, store, device)
+    try:
+        with safe_open(path, "pt") as f:
+            if f.metadata()["spec"] != spec.hash: raise InputError(f"{path}: belongs to run {f.metadata()['spec']}, not {spec.hash}")
+            for name, p in model.named_parameters(): p.data.copy_(f.get_tensor(name))
+    except (SafetensorError, KeyError, TypeError, OSError) as e: raise InputError(f"{path}: not the weights of a run ({e})") from None
+    return model
+
 class Clock:
     "Seconds spent in each part of a run."
     def __init__(self, seconds: dict[str, float]): self.seconds = seconds
@@ -219,6 +240,7 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
                    checkpoint_seconds: float = 60.,  # wall time between checkpoints
                    micro_batch: int | None = None,  # sequences per run, device and forward pass; None: the whole share of the batch
                    compile: bool = False,  # torch.compile: about half a minute for a new shape, seconds for one in the cache
+                   keep: Path | None = None,  # folder to leave the trained weights in, HASH.safetensors for each run (see `load_model`)
                    report: Callable[[dict], None] | None = None,  # called with {"step", "steps", "loss", "tokens_per_second"} now and then
                   ) -> list[RunRecord]:
     """Train runs and judge them. A run that diverges comes back with status "failed" and the reason.
@@ -226,7 +248,8 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
     Raises `InputError` where a specification does not fit the store, runs cannot be stacked, or a checkpoint is damaged."""
     from accelerate import Accelerator
     names, specs = zip(*jobs); spec = specs[0]
-    settings = [_checked(n, s, store) for n, s in jobs][0]
+    for n, s in jobs: _check(n, s, store)
+    settings = optimiser_settings(**spec.optimiser)
     if len({shape(s) for s in specs}) > 1: raise InputError(f"runs {', '.join(map(repr, names))} differ in more than mixture and seed, or in their number of steps; they cannot be trained as one model")
     keep_freed_memory()
     accelerator = Accelerator(mixed_precision="no")  # precision belongs to the specification, not to the launcher's environment
@@ -250,7 +273,7 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
     clock, log_every, started, saved_at = Clock(progress["parts"]), max(1, steps // 100), time.monotonic() - progress["seconds"], time.monotonic()
     first, losses, errors = progress["step"], None, None
     def judge(step):
-        with clock("evaluation"), averaged(model, average): found = evaluate(nats, model, accelerator, store, spec, rows_at_once)
+        with clock("evaluation"), averaged(model, average): found = evaluate(nats, model, accelerator, store, spec, rows_at_once, micro_batch or 32)
         for run, of, ended in zip(progress["runs"], found[0], np.minimum(step * spec.batch, sequences) * spec.context):
             if not np.isfinite(of).all(): _fail(run, f"held-out loss {dict(zip(store.domains, of.tolist()))} after step {step}", spec)
             if not run["reason"]: run["evaluations"].append({"step": step, "tokens": int(ended), "losses": dict(zip(store.domains, of.tolist()))})
@@ -282,6 +305,8 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
                 if accelerator.is_main_process: save_checkpoint(checkpoint, specs, model, optimizer, average, progress)
             saved_at = time.monotonic()
     else: losses, errors = judge(steps)
+    if keep and losses is not None and accelerator.is_main_process:
+        with averaged(model, average): _keep_weights(model, specs, keep)
     if checkpoint and accelerator.is_main_process: checkpoint.unlink(missing_ok=True)
     return [_record(k, name, s, store, progress, samplers[k].schedule, params, losses, errors, {**_machine(accelerator), "stacked": len(jobs)}, time.monotonic() - started)
             for k, (name, s) in enumerate(jobs)]
@@ -317,13 +342,12 @@ def shape(spec: RunSpec) -> str:
     "What runs must share to be trained as one model: everything but the mixture and the seed, and the number of steps."
     return json.dumps([spec.steps, {k: v for k, v in spec.to_dict().items() if k not in ("mixture", "seed")}], sort_keys=True)
 
-def _checked(name: str, spec: RunSpec, store: TokenStore) -> dict:
-    "The optimiser's settings of a specification that fits the store."
+def _check(name: str, spec: RunSpec, store: TokenStore):
+    "Raise `InputError` where the specification does not fit the store, or leaves a setting open."
     if spec.store != store.hash: raise InputError(f"run {name!r} was specified for token store {spec.store}, this one is {store.hash}")
     if spec.precision not in ("bf16", "fp32"): raise InputError(f"precision {spec.precision!r} is not bf16 or fp32")
     settings = optimiser_settings(**spec.optimiser)
     if settings != spec.optimiser: raise InputError(f"run {name!r}: the specification leaves {', '.join(settings.keys() - spec.optimiser.keys()) or 'numbers as text'} to defaults, which its hash does not cover; complete it with optimiser_settings()")
-    return settings
 
 def _fail(run: dict, what: str, spec: RunSpec):
     run["reason"] = run["reason"] or f"{what}; lower the learning rate ({spec.optimiser['learning_rate']:g})"

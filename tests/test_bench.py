@@ -8,7 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from autoscale.bench import alternate, main, paired, read_records, report, row, run_benchmarks, write_record
+from autoscale.bench import _number, alternate, main, paired, read_records, report, row, run_benchmarks, write_record
 from autoscale.mixture import InputError
 from autoscale.reproduce import execute, parameters_of
 
@@ -135,3 +135,16 @@ def test_the_command_needs_no_torch_and_refuses_in_one_line(tmp_path):
 def test_records_hold_no_infinity(tmp_path):
     with pytest.raises(ValueError): write_record(tmp_path, "bench-a", "?", [{**row("x", 1, "s"), "value": float("inf")}], {})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_readme_quotes_the_records():
+    "Every row of the README's table of speed stands in a committed record, with its median, spread, aim and verdict."
+    records = {r["benchmark"][6]: r["rows"] for r in read_records(ROOT / "figures/bench")}
+    section = (ROOT / "README.md").read_text().partition("## Speed")[2].partition("\n## ")[0]
+    quoted = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ") and not line.startswith("| benchmark")]
+    assert len(quoted) >= 20 and {q[0] for q in quoted} == set(records)
+    for letter, what, median, unit, spread, aim, verdict in quoted:
+        (row,) = [r for r in records[letter] if r["what"] == what]
+        assert (median, unit, aim) == (_number(row["value"]), row["unit"], row["aim"] or "")
+        assert spread == (f"{_number(row['low'])} to {_number(row['high'])}" if row["repeats"] > 1 else "")
+        assert verdict == {True: "holds", False: "missed", None: ""}[row["holds"]]

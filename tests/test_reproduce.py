@@ -20,7 +20,7 @@ from autoscale.runs import RunStore, read_run_table, sample_run_table
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "nbs/paper"
 NOTEBOOKS = sorted(PAPER.glob("*.ipynb"))
-ARTEFACTS = [n for n in NOTEBOOKS if not n.stem.startswith("stage") and wanted(n, "runs")]
+ARTEFACTS = [n for n in NOTEBOOKS if not n.stem.startswith(("stage", "study")) and wanted(n, "runs")]
 PUBLISHED = [n for n in NOTEBOOKS if wanted(n, "published")]
 # The smoke profile at a twentieth of its length, on text that needs no network: what is tested here is the machinery, the numbers mean nothing.
 SMALL = {"domains": "stdlib", "scales": [3 * 27 * 64, 3 * 81 * 64], "target": 3 * 243 * 64, "evaluation_sequences": 16, "evaluations": 2}
@@ -102,7 +102,7 @@ def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
 
 CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-3-ddo": {"objective": "perplexity"}, "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"seeds": [1]}, "figure-06": {"objective": "perplexity"},
            "figure-07": {"scale": 0}, "table-10": {"records": "other"}, "table-02": {"out": "other"}, "figure-04": {"out": "other"}, "figure-05": {"out": "other"},
-           "figure-08": {"middle": "0.5B"}, "figure-12": {"floors": [0.0, 0.3]}}
+           "figure-08": {"middle": "0.5B"}, "figure-12": {"floors": [0.0, 0.3]}, "study-noise": {"noise_seeds": [0, 2]}}
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
@@ -121,8 +121,9 @@ def test_changes_when_a_parameter_does(made, tmp_path, notebook):
     if name == "stage-1":
         shutil.rmtree(tmp_path / "build/store")  # a store of other parameters is refused, not overwritten
     left = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-3": "figures/stage-3-ddo-*.json", "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv"}.get(name, f"figures/{name}.csv")
-    if notebook not in ARTEFACTS and name.startswith("figure"):
-        execute(notebook, tmp_path / "first.ipynb", {"out": str(tmp_path / "figures")}, show=False)
+    if notebook not in ARTEFACTS and name.startswith(("figure", "study")):
+        first = {k: v for k, v in {**load_profile("smoke", SMALL), "store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}.items() if k in parameters_of(notebook)}
+        execute(notebook, tmp_path / "first.ipynb", first, show=False)
     before = sorted(p.read_bytes() for p in (into if list(into.glob(left)) else tmp_path).glob(left))
     places = {"store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}
     known = parameters_of(notebook)

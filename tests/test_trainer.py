@@ -13,7 +13,7 @@ import pytest
 
 from autoscale.mixture import InputError, Mixture
 from autoscale.runs import RunSpec
-from autoscale.trainer import OPTIMISER, build_model, held_out, learning_rate, train, train_together
+from autoscale.trainer import OPTIMISER, build_model, held_out, learning_rate, load_model, sequence_nats, train, train_together
 
 CHILD = """
 import json, sys
@@ -284,3 +284,16 @@ def test_compiled_once_for_all_runs_and_to_the_same_losses(plain, store):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     for a, (_, s) in zip(compiled, jobs):
         assert math.isclose(a.mean_loss, train(s, store).mean_loss, abs_tol=1e-5)
+
+
+def test_kept_weights_are_the_judged_ones(plain, store, tmp_path):
+    "Alone and in a stack, with averaged weights: what is loaded gives the record's losses."
+    import torch
+    jobs = neighbours(replace(plain, optimiser={**plain.optimiser, "average_last": 0.5}), store)
+    for records, folder in ((train_together(jobs, store, keep=tmp_path / "together"), "together"), ([train(jobs[0][1], store, keep=tmp_path / "alone")], "alone")):
+        for r in records:
+            model = load_model(r.spec, store, tmp_path / folder / f"{r.spec.hash}.safetensors")
+            for domain in store.domains:
+                with torch.no_grad():
+                    nats = sequence_nats(model, torch.from_numpy(held_out(store, domain, 64, plain.evaluation["sequences"])))
+                assert math.isclose(float(nats.mean()) / 63, r.losses[domain], abs_tol=1e-5)
