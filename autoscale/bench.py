@@ -7,7 +7,7 @@ __all__ = ['alternate', 'Paired', 'paired', 'row', 'machine_facts', 'write_recor
            'main']
 
 # %% ../nbs/13b_bench.ipynb #64cbccdd
-import argparse, json, math, os, platform, sys, time
+import argparse, json, math, os, platform, subprocess, sys, time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -69,14 +69,17 @@ def row(what: str,  # what was measured, with its size
 _libraries = ("numpy", "scipy", "torch", "transformers", "accelerate", "datasets", "tokenizers", "cvxpy")
 
 def machine_facts() -> dict:
-    "Processor, cores, device, load and versions. The device is a GPU only where the caller has imported a torch that sees one."
+    "Commit of the checkout, processor, cores, device, load and versions. The device is a GPU only where the caller has imported a torch that sees one."
     def installed(name):
         try: return version(name)
         except PackageNotFoundError: return None
     try: model = next(line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     except (OSError, StopIteration): model = platform.processor() or platform.machine()
     torch = sys.modules.get("torch")
-    return {"processor": model, "cores": os.cpu_count(), "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
+    git = lambda *words: subprocess.run(["git", "-C", Path(__file__).parent if "__file__" in globals() else ".", *words], capture_output=True, text=True)
+    try: commit = git("rev-parse", "--short=12", "HEAD").stdout.strip() + (" with changes" if git("diff", "--quiet", "HEAD", "--", "*.py").returncode else "")
+    except OSError: commit = ""
+    return {"commit": commit, "processor": model, "cores": os.cpu_count(), "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
             "load": round(os.getloadavg()[0], 2), "system": platform.system(),
             "versions": {"python": platform.python_version(), **{n: v for n in _libraries if (v := installed(n))}}}
 
@@ -113,7 +116,7 @@ def report(records: list[dict]) -> str:  # Markdown
         holds = [{True: "holds", False: "missed", None: ""}[x["holds"]] for x in r["rows"]]
         shown = pd.DataFrame({"what": rows.what, "median": [_number(x["value"]) for x in r["rows"]], "unit": rows.unit, "middle half": spread, "repeats": rows.repeats,
                               "aim": [x["aim"] or "" for x in r["rows"]], "": holds})
-        where = f"{machine['processor']}, {machine['cores']} cores, {machine['device']}, load {machine['load']}; {', '.join(f'{n} {v}' for n, v in machine['versions'].items())}; {r['date']}"
+        where = f"{machine['processor']}, {machine['cores']} cores, {machine['device']}, load {machine['load']}; {', '.join(f'{n} {v}' for n, v in machine['versions'].items())}; commit {machine.get('commit') or 'unknown'}; {r['date']}"
         notes = "".join(f"- {x['what']}: {x['note']}\n" for x in r["rows"] if x["note"])
         parts.append(f"## {r['benchmark']}\n\n{r['question']}\n\n{to_markdown(shown)}\n{notes}{chr(10) if notes else ''}{where}\n")
     return "\n".join(parts)

@@ -81,15 +81,17 @@ def short_name(notebook: Path) -> str:
     "`stage-3` of stage-3-ddo.ipynb, `figure-04` of figure-04.ipynb: what its files begin with."
     return "-".join(notebook.stem.split("-")[:2])
 
+_trains = {"stage-2": "proxy", "stage-5": "target", "study-noise": "noise"}  # notebook -> kind of runs it trains
+
 def record_hashes(places: Places, kind: str) -> list[str]:
-    "The runs that the stage of this kind (`proxy` or `target`) used, as it wrote them down; the folder may hold runs of other parameters too."
-    path = places.figures / f"stage-{ {'proxy': 2, 'target': 5}[kind] }-records.json"
+    "The runs that the notebook of this kind (`proxy`, `target` or `noise`) used, as it wrote them down; the folder may hold runs of other parameters too."
+    path = places.figures / f"{next(name for name, k in _trains.items() if k == kind)}-records.json"
     try: return json.loads(path.read_text())
     except (FileNotFoundError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
 
 def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     "What a notebook left, by its short name."
-    kind = {"stage-2": "proxy", "stage-5": "target"}.get(name)
+    kind = _trains.get(name)
     if kind: extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)]
     else: extra = (places.build / "store").rglob("*") if name == "stage-1" else []
     return {str(p): file_sha256(p) for p in sorted([*places.figures.glob(f"{name}*"), *extra]) if p.is_file()}
@@ -182,7 +184,7 @@ def reproduce(profile: str = "smoke",
         else:
             say(f"\n{notebook.stem}")
             done(name, k, execute(*job))
-        before.append(sorted(state[name]["outputs"].values()))
+        if not name.startswith("study"): before.append(sorted(state[name]["outputs"].values()))  # nothing is drawn from a study
     waiting = {}
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         for notebook in artefacts:
@@ -213,7 +215,7 @@ def wanted(notebook: Path, source: str) -> bool:
 
 def write_index(profile: str, parameters: dict, places: Places, notebooks: list[Path]):
     "Write index.json and index.md beside the artefacts."
-    records = {kind: record_hashes(places, kind) for kind in ("proxy", "target")}
+    records = {kind: found for kind in ("proxy", "target", "noise") if (found := record_hashes(places, kind)) or kind != "noise"}
     made = {n.stem: {"files": sorted(Path(p).name for p in outputs(places, short_name(n)) if Path(p).parent == places.figures),
                      "parameters": {k: parameters[k] for k in parameters_of(n) if k in parameters}} for n in notebooks}
     with atomic_write(places.figures / "index.json") as f: json.dump({"profile": profile, "records": records, "made": made}, f, indent=1)

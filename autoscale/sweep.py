@@ -88,12 +88,23 @@ def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int, compi
             built.add(model)
         except InputError as e: raise InputError(f"run {name!r}: {e}") from None
 
-def _groups(jobs: list[tuple[str, RunSpec]], waiting: list[int], stack: int, workers: int) -> list[list[int]]:
-    "What is trained as one model: up to `stack` runs of one shape, in as many groups as keep every worker busy; the longest first, so that none is left alone at the end."
+def _under_way(jobs: list[tuple[str, RunSpec]], waiting: list[int], checkpoints: Path) -> list[list[int]]:
+    "The groups that an interrupted sweep left checkpoints of. They stay together: a checkpoint of three runs is of no use to two of them."
+    from safetensors import SafetensorError, safe_open
+    index, groups = {jobs[i][1].hash: i for i in waiting}, []
+    for path in sorted(checkpoints.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as f: hashes = f.metadata()["spec"].split()
+        except (SafetensorError, KeyError, TypeError, OSError): continue  # damaged: it is named when its runs' turn comes
+        if all(h in index for h in hashes): groups.append([index.pop(h) for h in hashes])
+    return groups
+
+def _groups(jobs: list[tuple[str, RunSpec]], waiting: list[int], stack: int, workers: int, checkpoints: Path) -> list[list[int]]:
+    "What is trained as one model: what was, and then up to `stack` runs of one shape, in as many groups as keep every worker busy; the longest first, so that none is left alone at the end."
     from autoscale.trainer import shape
-    alike = {}
-    for i in waiting: alike.setdefault(shape(jobs[i][1]), []).append(i)
-    groups = []
+    groups, alike = _under_way(jobs, waiting, checkpoints), {}
+    for i in waiting:
+        if not any(i in group for group in groups): alike.setdefault(shape(jobs[i][1]), []).append(i)
     for same in alike.values():
         count = -(-len(same) // stack)
         count = min(len(same), -(-count // workers) * workers)
@@ -137,7 +148,7 @@ def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
     records = {h: runs.get(jobs[i][1]) for h, i in first.items()}
     waiting = [i for h, i in first.items() if records[h] is None]
     if waiting: _check([jobs[i] for i in waiting], store, stack, compile)
-    groups = _groups(jobs, waiting, stack, workers) if waiting else []
+    groups = _groups(jobs, waiting, stack, workers, runs.folder / "checkpoints") if waiting else []
     options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds}
     size = lambda indices: sum(jobs[i][1].mixture.total for i in indices)
     with tqdm(total=size(first.values()), initial=size(first.values()) - size(waiting), unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:
@@ -161,6 +172,7 @@ def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
 
 def _side_by_side(work: list, store: TokenStore, runs: RunStore, workers: int, options: dict, report, finish):
     "Train groups of runs in `workers` processes; the first error ends them all."
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a forked process must not inherit the threads of torch
     queue = context.Queue()
     with ProcessPoolExecutor(workers, context, _begin, (queue, max(1, (os.cpu_count() or 1) // workers))) as pool:
@@ -172,5 +184,5 @@ def _side_by_side(work: list, store: TokenStore, runs: RunStore, workers: int, o
                 while not queue.empty(): report(*queue.get())
                 for future in done: finish(futures[future], future.result())
         except BaseException:
-            for worker in multiprocessing.active_children(): worker.terminate()  # their runs are in their checkpoints
+            for worker in set(multiprocessing.active_children()) - others: worker.terminate()  # their runs are in their checkpoints
             raise

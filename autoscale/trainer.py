@@ -81,8 +81,10 @@ class Stack(torch.nn.Module):
         return SimpleNamespace(logits=stacked.flatten(0, 1))
 
 def has_dropout(model: torch.nn.Module) -> bool:
-    "Does training draw random numbers? Such a run cannot be stacked: alone it would draw others."
-    return any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout)) or getattr(getattr(model, "config", None), "attention_dropout", 0) > 0
+    "Does training draw random numbers? Such a run cannot be stacked: alone it would draw others. Some models call dropout as a function, so the configuration counts too."
+    config = model.config.to_dict() if hasattr(model, "config") else {}
+    drawn = [v for k, v in config.items() if any(word in k for word in ("drop", "jitter")) and not k.startswith(("summary_", "classifier_"))]  # those two belong to other heads
+    return any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout)) or any(isinstance(v, int | float) and v > 0 for v in drawn)
 
 # %% ../nbs/04_trainer.ipynb #2dac5af7
 @functools.cache
@@ -102,7 +104,7 @@ def keep_freed_memory():
     try: mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError): return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    for setting in (trim_threshold, mmap_threshold): mallopt(setting, 1 << 30)
+    if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25): mallopt(trim_threshold, 1 << 30)  # older ones take at most 32 MB
 
 # %% ../nbs/04_trainer.ipynb #f953e993
 OPTIMISER = {  # AdamW and its schedule; a specification may override any of these
@@ -191,6 +193,7 @@ def load_checkpoint(path: Path, specs: list[RunSpec], model, optimizer) -> tuple
         with safe_open(path, "pt") as f: saved, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
         if header["spec"] != _hashes(specs): raise InputError(f"{path}: belongs to run {header['spec']}, not {_hashes(specs)}; delete it and the run starts anew")
         progress = json.loads(header["progress"])
+        progress["parts"], progress["runs"]
         named = dict(model.named_parameters())
         for n, p in named.items():
             p.data.copy_(saved[f"weight/{n}"])
@@ -200,11 +203,12 @@ def load_checkpoint(path: Path, specs: list[RunSpec], model, optimizer) -> tuple
     return progress, average or None
 
 # %% ../nbs/04_trainer.ipynb #8432121e
-def _keep_weights(model, specs: list[RunSpec], folder: Path):
+def _keep_weights(model, specs: list[RunSpec | None], folder: Path):  # None: a run that failed
     from safetensors.torch import save_file
     folder.mkdir(parents=True, exist_ok=True)
     named = dict(zip(model.names, model.slices)) if isinstance(model, Stack) else dict(model.named_parameters())
     for k, spec in enumerate(specs):
+        if spec is None: continue
         temporary = folder / f".{spec.hash}.tmp-{os.getpid()}"
         save_file({n: (p[k] if isinstance(model, Stack) else p).detach().cpu().clone() for n, p in named.items()}, temporary, {"spec": spec.hash})
         os.replace(temporary, folder / f"{spec.hash}.safetensors")
@@ -279,11 +283,11 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
             if not run["reason"]: run["evaluations"].append({"step": step, "tokens": int(ended), "losses": dict(zip(store.domains, of.tolist()))})
         return found
     for step in range(first, steps):
-        with clock("data"): rows, real = _batch(samplers, accelerator.device)
         here = np.minimum(spec.batch, sequences - step * spec.batch)  # sequences in each run's global batch
+        with clock("data"): rows, real, predictions = _send([*map(np.stack, zip(*map(next, samplers))), here * (spec.context - 1)], accelerator.device)
         torch.manual_seed((spec.seed * 1_000_003 + step) * 4099 + accelerator.process_index)  # dropout, if the model has any
         with clock("forward and backward" if step > first else "first step"):
-            share = _accumulate(nats, wrapped, accelerator, spec, rows, real, here * (spec.context - 1), rows_at_once)
+            share = _accumulate(nats, wrapped, accelerator, spec, rows, real, predictions, rows_at_once)
         with clock("optimiser"):
             for group in optimizer.param_groups: group["lr"] = learning_rate(step, steps, settings)
             _clip(accelerator, wrapped, settings["clip"], len(jobs))
@@ -291,7 +295,8 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
             if step >= average_from: average = _running_mean(average, model, step - average_from + 1)
         done = step + 1
         if done % log_every == 0 or done == steps:
-            for run, loss, ended in zip(progress["runs"], accelerator.reduce(share, "sum").tolist(), np.minimum(done * spec.batch, sequences) * spec.context):
+            with clock("forward and backward"): means = accelerator.reduce(share, "sum").tolist()  # on a GPU this waits for the steps since the last time
+            for run, loss, ended in zip(progress["runs"], means, np.minimum(done * spec.batch, sequences) * spec.context):
                 if not loss < 2 * math.log(store.vocab_size): _fail(run, f"training loss {loss:.4g} nats per token at step {done} of {steps}", spec)
                 if not run["reason"]: run["curve"].append({"step": done, "tokens": int(ended), "loss": loss, "learning_rate": optimizer.param_groups[0]["lr"]})
         if every and done % every == 0 and done < steps: judge(done)
@@ -306,15 +311,15 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
             saved_at = time.monotonic()
     else: losses, errors = judge(steps)
     if keep and losses is not None and accelerator.is_main_process:
-        with averaged(model, average): _keep_weights(model, specs, keep)
+        with averaged(model, average): _keep_weights(model, [s if not run["reason"] else None for s, run in zip(specs, progress["runs"])], keep)
     if checkpoint and accelerator.is_main_process: checkpoint.unlink(missing_ok=True)
     return [_record(k, name, s, store, progress, samplers[k].schedule, params, losses, errors, {**_machine(accelerator), "stacked": len(jobs)}, time.monotonic() - started)
             for k, (name, s) in enumerate(jobs)]
 
 # %% ../nbs/04_trainer.ipynb #2465664a
-def _accumulate(nats, model, accelerator, spec: RunSpec, rows: torch.Tensor, real: torch.Tensor, predictions: np.ndarray, micro_batch: int) -> torch.Tensor:  # (runs,)
+def _accumulate(nats, model, accelerator, spec: RunSpec, rows: torch.Tensor, real: torch.Tensor, predictions: torch.Tensor, micro_batch: int) -> torch.Tensor:  # (runs,)
     "Add this rank's share of the gradient of each run's mean nats per prediction; returns this rank's share of those means."
-    predictions, share = torch.from_numpy(predictions).to(rows.device), torch.zeros(len(rows), device=rows.device)
+    share = torch.zeros(len(rows), device=rows.device)
     starts = range(0, rows.shape[1], micro_batch)
     for start in starts:
         part, keep = rows[:, start:start + micro_batch], real[:, start:start + micro_batch]
@@ -325,15 +330,15 @@ def _accumulate(nats, model, accelerator, spec: RunSpec, rows: torch.Tensor, rea
         share += losses.detach()
     return share
 
-def _batch(samplers: list[Sampler], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:  # (runs, rows, context) token ids, (runs, rows) bool: a real row
-    "The next batch of every run, on its way to the device while the host goes on."
-    both = [torch.from_numpy(np.stack(part)) for part in zip(*map(next, samplers))]
-    return tuple((b.pin_memory() if device.type == "cuda" else b).to(device, non_blocking=True) for b in both)
+def _send(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    "To the device, while the host goes on: a batch's (runs, rows, context) token ids, (runs, rows) whether a row is real, (runs,) predictions."
+    tensors = [torch.from_numpy(a) for a in arrays]
+    return [(t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in tensors]
 
 def _clip(accelerator, model, limit: float, runs: int):
     "Scale each run's gradient down to the norm `limit`, where it is larger."
     if runs == 1: return accelerator.clip_grad_norm_(model.parameters(), limit)
-    gradients = [p.grad for p in model.parameters()]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)  # (runs,)
     scale = (limit / (norm + 1e-6)).clamp(max=1)
     for g in gradients: g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))

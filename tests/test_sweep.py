@@ -200,3 +200,35 @@ def test_an_error_in_a_worker_is_the_only_thing_said(store, spec, tmp_path):
     (tmp_path / "child.py").write_text(CHILD.replace("    sweep(", "    from autoscale.mixture import InputError\n    try: sweep(") + "    except InputError as e: sys.exit(f'ONE LINE {e}')\n")
     done = subprocess.run([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", blocked], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1 and "ONE LINE run 'seed" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+STACKED = CHILD.replace("workers=2, checkpoint_seconds=0.2", "workers=2, stack=3, checkpoint_seconds=0.05")
+
+
+def test_a_killed_stacked_sweep_goes_on_from_its_checkpoints(store, spec, tmp_path):
+    "Twelve runs of one shape in groups of three: whatever is finished when the kill comes, the groups that were under way stay together and their checkpoints are used and removed."
+    base = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 576 * 64, multiple=64))
+    jobs = [(f"seed {k}", replace(base, seed=k)) for k in range(12)]
+    (tmp_path / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
+    (tmp_path / "child.py").write_text(STACKED)
+    runs, checkpoints = RunStore(tmp_path / "runs"), tmp_path / "runs/checkpoints"
+    child = subprocess.Popen([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", tmp_path / "runs"], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not (list(runs.folder.glob("*.json")) and list(checkpoints.glob("*.safetensors"))) and time.monotonic() < deadline:
+        time.sleep(.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    left = {p.name for p in checkpoints.glob("*.safetensors")}
+    assert left and 3 <= len(list(runs.folder.glob("*.json"))) < 12
+    began = {}
+
+    def listen(name, *rest, **options):
+        began[options["checkpoint"].name] = options["checkpoint"].exists()
+        return train_together(name, *rest, **options)
+    from autoscale import trainer
+    train_together = trainer.train_together
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "train_together", listen)
+        records = sweep(jobs, store, runs, workers=1, stack=5)  # another division of the work: what is under way keeps its own
+    assert {name for name, existed in began.items() if existed} == left and all(r.status == "finished" for r in records)
+    assert not list(checkpoints.glob("*"))

@@ -13,7 +13,7 @@ import pytest
 
 from autoscale.mixture import InputError, Mixture
 from autoscale.runs import RunSpec
-from autoscale.trainer import OPTIMISER, build_model, held_out, learning_rate, load_model, sequence_nats, train, train_together
+from autoscale.trainer import OPTIMISER, Stack, build_model, has_dropout, held_out, learning_rate, load_model, sequence_nats, train, train_together
 
 CHILD = """
 import json, sys
@@ -297,3 +297,37 @@ def test_kept_weights_are_the_judged_ones(plain, store, tmp_path):
                 with torch.no_grad():
                     nats = sequence_nats(model, torch.from_numpy(held_out(store, domain, 64, plain.evaluation["sequences"])))
                 assert math.isclose(float(nats.mean()) / 63, r.losses[domain], abs_tol=1e-5)
+
+
+@pytest.mark.parametrize("kind, draws", [("gpt2", False), ("opt", True), ("biogpt", True), ("llama", False)])
+def test_dropout_that_is_no_module_is_seen(plain, store, kind, draws):
+    "OPT and BioGPT call dropout as a function; GPT-2's summary dropout belongs to another head."
+    small = {"gpt2": plain.model, "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2},
+             "opt": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 32}, "biogpt": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}}[kind]
+    assert has_dropout(build_model(replace(plain, model={"model_type": kind, **small}), store)) is draws
+
+
+def test_a_stack_with_fused_attention_is_the_same_stack(plain, store):
+    "What a GPU takes, on the CPU: logits and gradients of two stacked models are those of the two alone."
+    import torch
+    from transformers import AutoModelForCausalLM
+    models = []
+    for seed in (0, 1):
+        config = build_model(replace(plain, seed=seed), store).config
+        torch.manual_seed(seed)
+        models.append(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"))
+    rows = torch.from_numpy(held_out(store, store.domains[0], 64, 6))
+    stack = Stack(models)
+    sequence_nats(stack, rows).sum().backward()
+    for k, model in enumerate(models):
+        found = sequence_nats(model, rows[3 * k:3 * k + 3])
+        found.sum().backward()
+        for (name, p), slices in zip(model.named_parameters(), stack.slices):
+            assert torch.allclose(slices.grad[k], p.grad, atol=1e-4), name
+
+
+def test_compiled_stack_in_bf16(plain, store):
+    "What a sweep with `compile` and `stack` runs."
+    jobs = neighbours(replace(plain, precision="bf16"), store)
+    for a, (_, s) in zip(train_together(jobs, store, compile=True), jobs):
+        assert math.isclose(a.mean_loss, train(s, store).mean_loss, abs_tol=2e-3) and {"data", "first step", "forward and backward", "optimiser", "evaluation"} <= set(a.parts)
