@@ -189,7 +189,8 @@ def reference(spec, store):
 
     from autoscale.sampler import Sampler
     settings = dict(spec.model)
-    config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=store.vocab_size, bos_token_id=store.eot, eos_token_id=store.eot, n_positions=spec.context, **settings)
+    config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=store.vocab_size, bos_token_id=store.eot, eos_token_id=store.eot, **settings)
+    config.max_position_embeddings = spec.context
     torch.manual_seed(spec.seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     o, parameters = spec.optimiser, list(model.parameters())
@@ -220,7 +221,13 @@ def neighbours(spec, store):
     return [(f"run {k}", replace(spec, mixture=Mixture(store.domains, (*t[:2], 93 * 64 - sum(t[:2]))), seed=k)) for k, t in enumerate(tokens)]
 
 
-def test_fast_training_is_the_same_training(plain, store):
+ROTARY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize("model", [None, {"model_type": "llama", **ROTARY}, {"model_type": "qwen3", "head_dim": 16, **ROTARY}], ids=["gpt2", "llama", "qwen3"])
+def test_fast_training_is_the_same_training(plain, store, model):
+    "Attention, GELU, rotary positions, clipping and the loss are ours or changed: they end where the plain ones end."
+    plain = replace(plain, model=model or plain.model)
     expected, found = reference(plain, store), train(plain, store).losses
     for domain in store.domains:
         assert math.isclose(found[domain], expected[domain], abs_tol=1e-5)
