@@ -178,7 +178,7 @@ def validation_size(keys: list[bytes],  # (n,) sorted: documents of one work are
     return starts[-1]
 
 def _check_fraction(fraction: float):
-    if not 0 < fraction < 1: raise InputError(f"validation_fraction is {fraction:g}; it must lie between 0 and 1, e.g. 0.05")
+    if not isinstance(fraction, int | float) or not 0 < fraction < 1: raise InputError(f"validation_fraction is {fraction!r}; it must lie between 0 and 1, e.g. 0.05")
 
 # %% ../nbs/01_corpus.ipynb #d1c190e7
 end_of_text = "<|endoftext|>"
@@ -197,7 +197,7 @@ def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every d
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end_of_text, eos_token=end_of_text)
 
 def _check_vocabulary(size: int):
-    if size < 257: raise InputError(f"vocab_size is {size}; 256 bytes and the end of text need at least 257")
+    if not isinstance(size, int) or size < 257: raise InputError(f"vocab_size is {size!r}, not a whole number that is large enough; 256 bytes and the end of text need at least 257")
 
 def load_tokenizer(name: str | Path):  # a folder, or a name on the hub
     "Any `transformers` tokenizer (its own code is never run). Raises `InputError` where it cannot be loaded or has no token to end a text with."

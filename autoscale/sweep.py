@@ -25,7 +25,7 @@ def ddo_design(base: Mixture,
                multiple: int = 1,  # tokens in one unit: the length of a sequence
               ) -> list[tuple[str, Mixture]]:  # 2m+1 named mixtures, the base first
     "The paper's design around a base run. Raises `InputError` where a reduced amount would be nothing, or would not differ from the base."
-    if not factor > 1: raise InputError(f"factor {factor:g} does not enlarge anything; use one above 1 (the paper's is 3)")
+    if not 1 < factor < math.inf: raise InputError(f"factor {factor:g} is no enlargement; use a finite one above 1 (the paper's is 3)")
     design = [("base", base)]
     for i, (domain, tokens) in enumerate(zip(base.domains, base.tokens)):
         for label, exact in ((f"{domain} x{factor:g}", tokens * factor), (f"{domain} /{factor:g}", tokens / factor)):

@@ -134,7 +134,7 @@ def test_what_needs_no_text_is_refused_before_any_is_read(tmp_path):
     class Unread:
         name, version, licence, sha256 = "unread", "1", "none", "0"
         def documents(self): raise AssertionError("the text was read")
-    for wrong, says in (({"vocab_size": 100}, "vocab_size is 100"), ({"validation_fraction": 1.5}, "validation_fraction is 1.5"),
+    for wrong, says in (({"vocab_size": 100}, "vocab_size is 100"), ({"vocab_size": "abc"}, "vocab_size is 'abc'"), ({"validation_fraction": 1.5}, "validation_fraction is 1.5"), ({"validation_fraction": "x"}, "validation_fraction is 'x'"),
                         ({"tokenizer": tmp_path/"none"}, "tokenizer .* cannot be loaded")):
         with pytest.raises(InputError, match=says): build_store(tmp_path/"s", {"d": [Unread()]}, progress=False, **wrong)
     assert not list(tmp_path.iterdir())

@@ -35,6 +35,12 @@ def test_a_domain_with_too_few_tokens_is_refused_by_name():
         ddo_design(Mixture(("a", "b"), (1920, 64)), multiple=64)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5, float("inf"), float("nan")])
+def test_a_factor_that_enlarges_nothing_is_refused(factor):
+    with pytest.raises(InputError, match=r"factor .* finite one above 1"):
+        ddo_design(Mixture(("a", "b"), (900, 900)), factor)
+
+
 def test_design_table_goes_through_a_file_into_jobs(tmp_path, store):
     write_run_table(tmp_path / "design.csv", design_table([Mixture.uniform(store.domains, n * 3 * 9 * 64, multiple=64) for n in (1, 4)], multiple=64))
     (tmp_path / "s.yml").write_text("model: {model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2}\ncontext: 64\nbatch: 8\nseeds: [0, 1]\ntarget: 5\n")
