@@ -11,7 +11,8 @@ help: ## print this
 	@echo 'AutoScale. Targets:'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s%s\n", $$1, $$2}' Makefile
 	@echo 'Variables:'
-	@echo '  PROFILE=smoke      what to reproduce: a file in nbs/paper/profiles, without its .yml'
+	@echo '  PROFILE=smoke      what to reproduce: a file in nbs/paper/profiles, without its .yml; where none'
+	@echo '                     is given, smoke, and mini redrawn from its committed records'
 	@echo '  ONLY=solver        make bench: only the notebooks of nbs/bench with this in their name'
 	@echo '  SMOKE=1            make bench: at a size of seconds, to see that they work; into build/bench/smoke'
 	@echo '  PYTHON=python3     the Python that .venv is made with'
@@ -20,6 +21,7 @@ help: ## print this
 
 reproduce: $(STAMP) ## run the experiment of PROFILE from text to weights and figures; what is done already is kept
 	@.venv/bin/autoscale reproduce --profile "$(PROFILE)"
+	@$(if $(filter file,$(origin PROFILE)),test ! -e figures/mini/stage-2-records.json || .venv/bin/autoscale reproduce --profile mini)
 
 test: $(STAMP) ## run every test, the notebooks among them
 	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest --durations=10

@@ -151,12 +151,15 @@ def reproduce(profile: Annotated[str | None, typer.Option(help="A name in nbs/pa
               source: Annotated[str, typer.Option(help="runs: train this profile's own; published: the authors' numbers, nothing is trained.")] = "runs",
               set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter of the profile; the value is YAML. May be repeated; needs --into.")] = None,
               into: Annotated[Path | None, typer.Option(help="Put store, records and figures below this folder instead of the checkout's own.")] = None,
-              fresh: Annotated[bool, typer.Option("--fresh", help="Set old run records aside and train again.")] = False):
-    "Run the paper's notebooks for a profile: corpus, proxy runs, DDO, projection, target runs, figures and tables."
-    from autoscale.reproduce import parse_overrides, reproduce as run_profile
+              fresh: Annotated[bool, typer.Option("--fresh", help="Set old run records aside and train again.")] = False,
+              again: Annotated[str | None, typer.Option(metavar="RUN", help="Train only this recorded run again, by hash, its first digits or name, and compare; no record and no figure changes.")] = None):
+    "Run the paper's notebooks for a profile: corpus, proxy runs, DDO, projection, target runs, figures and tables. What is recorded is not trained again."
+    from autoscale.reproduce import parse_overrides, reproduce as run_profile, train_again
     if source not in ("runs", "published"): raise InputError(f"source {source!r} is not known; choose runs or published")
     if source == "published" and profile not in (None, "published"): raise InputError(f"--source published has a profile of its own; leave --profile {profile} out")
-    print(run_profile("published" if source == "published" else profile or "smoke", parse_overrides(set_ or []), into, fresh))
+    if again is not None and (fresh or source == "published"): raise InputError(f"--again {again} trains one recorded run; leave {'--fresh' if fresh else '--source published'} out")
+    chosen, overrides = "published" if source == "published" else profile or "smoke", parse_overrides(set_ or [])
+    print(train_again(again, chosen, overrides, into) if again is not None else run_profile(chosen, overrides, into, fresh))
 
 # %% ../nbs/14_cli.ipynb #22a61756
 def main():

@@ -222,7 +222,7 @@ def _folder_sha256(folder: Path) -> str:
 @dataclass(frozen=True)
 class TokenStore:
     "Tokens on disk, one memory-mapped file per domain and split. Made by `open_store` and `build_store`."
-    path: Path
+    path: Path  # the folder, or a manifest alone
     manifest: dict
 
     @property
@@ -251,10 +251,14 @@ class TokenStore:
         if split not in _splits: raise InputError(f"no split {split!r}; a store has {' and '.join(_splits)}")
         return self.manifest["domains"][domain][split]
 
+    def _file(self, name: str) -> Path:
+        if self.path.is_file(): raise InputError(f"{self.path}: a manifest without its store, so {name} is not here; build the store again (for `autoscale reproduce`: delete this file)")
+        return self.path/name
+
     def tokens(self, domain: str, split: str = "train") -> np.memmap:  # (tokens,) unsigned integers, read-only
-        "All tokens of a domain's split: the documents in hash order, each followed by `eot`."
+        "All tokens of a domain's split: the documents in hash order, each followed by `eot`. Raises `InputError` where only the manifest is here."
         self._entry(domain, split)
-        return np.memmap(self.path/f"{domain}.{split}.bin", dtype=self.manifest["dtype"], mode="r")
+        return np.memmap(self._file(f"{domain}.{split}.bin"), dtype=self.manifest["dtype"], mode="r")
 
     def available(self) -> dict[str, int]:
         "Training tokens there are of each domain."
@@ -265,21 +269,23 @@ class TokenStore:
         return self._entry(domain, split)["bytes_per_token"]
 
     def tokenizer(self):
-        "The `transformers` tokenizer that the store was cut with."
-        return load_tokenizer(self.path/"tokenizer")
+        "The `transformers` tokenizer that the store was cut with. Raises `InputError` where only the manifest is here."
+        return load_tokenizer(self._file("tokenizer"))
 
 # %% ../nbs/01_corpus.ipynb #14135c12
-def open_store(path: str | Path,  # the folder
+def open_store(path: str | Path,  # the folder, or a manifest alone
                verify: bool = True,  # read every file and compare its sha256; False: compare sizes only
               ) -> TokenStore:
-    "Open a token store. Raises `InputError` naming what is missing, damaged or foreign."
-    path = Path(path); again = f"delete the folder {path} and build it again"
-    try: manifest = json.loads((path/"manifest.json").read_text("utf-8"))
+    "Open a token store, or its manifest alone (all but the text). Raises `InputError` naming what is missing, damaged or foreign."
+    path = Path(path); alone = path.is_file(); named = path if alone else path/"manifest.json"
+    again = f"delete the {'file' if alone else 'folder'} {path} and build {'the store' if alone else 'it'} again"
+    try: manifest = json.loads(named.read_text("utf-8"))
     except FileNotFoundError: raise InputError(f"{path}: not a token store (there is no manifest.json); build one with `autoscale corpus build`") from None
-    except (OSError, ValueError) as e: raise InputError(f"{path}/manifest.json: damaged ({e}); {again}") from None
+    except (OSError, ValueError) as e: raise InputError(f"{named}: damaged ({e}); {again}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != _format:
-        raise InputError(f"{path}: a foreign manifest.json (its format is {manifest.get('format') if isinstance(manifest, dict) else type(manifest).__name__!r}, not {_format!r}); give another folder")
-    if manifest.pop("checksum", None) != _canonical(manifest): raise InputError(f"{path}/manifest.json: damaged (its content does not match its checksum); {again}")
+        raise InputError(f"{named}: foreign (its format is {manifest.get('format') if isinstance(manifest, dict) else type(manifest).__name__!r}, not {_format!r}); give another {'file' if alone else 'folder'}")
+    if manifest.pop("checksum", None) != _canonical(manifest): raise InputError(f"{named}: damaged (its content does not match its checksum); {again}")
+    if alone: return TokenStore(path, manifest)
     for domain, entry in manifest["domains"].items():
         for split in _splits:
             file = path/f"{domain}.{split}.bin"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .ddo import DDOLaw, Design
+from .ddo import DDOLaw, Design, change_errors
 from .mixture import InputError, Mixture, atomic_write, format_tokens
 from .projection import fit_path, project
 
@@ -52,16 +52,22 @@ def save_table(frame: pd.DataFrame,  # the numbers, all digits
 # %% ../nbs/11_figures.ipynb #64472018
 def draw_weights(mixtures: dict[str, Mixture],  # label -> mixture over the same domains
                  readings: pd.DataFrame | None = None,  # mixture (a label), domain, weight, error: values read off a picture, drawn over the bars
+                 spread: dict[str, np.ndarray] | None = None,  # label -> (m,) standard deviation of each weight between seeds, for mixtures where it is known
                 ) -> tuple[Figure, pd.DataFrame]:
-    "Grouped bars, one group a domain, one bar a mixture; the dashed line is the uniform share, diamonds are readings."
+    "Grouped bars, one group a domain, one bar a mixture; the dashed line is the uniform share, diamonds are readings, whiskers the spread."
     domains = next(iter(mixtures.values())).domains
     fig = Figure((1.6 + 1.05 * len(domains), 3)); ax = fig.subplots()
     width, shades = .8 / len(mixtures), matplotlib.colormaps["viridis"](np.linspace(.85, .15, len(mixtures)))
     for k, (label, mixture) in enumerate(mixtures.items()):
         if mixture.domains != domains: raise InputError(f"{label} mixes {', '.join(mixture.domains)}, the others {', '.join(domains)}")
-        ax.bar(np.arange(len(domains)) + (k - (len(mixtures) - 1) / 2) * width, mixture.weights, width, color=shades[k], label=label)
+        x = np.arange(len(domains)) + (k - (len(mixtures) - 1) / 2) * width
+        ax.bar(x, mixture.weights, width, color=shades[k], label=label)
+        if label in (spread or {}): ax.errorbar(x, mixture.weights, spread[label], fmt="none", ecolor="C3", elinewidth=1, capsize=2)
     ax.axhline(1 / len(domains), color="0.4", lw=1, ls="--", label="uniform share")
     frame = pd.DataFrame([{"mixture": label, "total_tokens": x.total, "domain": d, "tokens": n, "weight": w} for label, x in mixtures.items() for d, n, w in zip(domains, x.tokens, x.weights)])
+    if spread:
+        ax.errorbar([], [], [], fmt="none", ecolor="C3", elinewidth=1, capsize=2, label="± 1 sd between single seeds")
+        frame = frame.merge(pd.DataFrame([{"mixture": label, "domain": d, "sd_between_seeds": s} for label, values in spread.items() for d, s in zip(domains, values)]), "left", ["mixture", "domain"])
     if readings is not None:
         x = [domains.index(d) + (list(mixtures).index(label) - (len(mixtures) - 1) / 2) * width for label, d in zip(readings.mixture, readings.domain)]
         ax.errorbar(x, readings.weight, readings.error, fmt="D", ms=3, mfc="white", color="C3", lw=.8, label="read off the published picture")
@@ -106,7 +112,7 @@ def draw_projection(compositions: list[Mixture],  # the optima of two or more sc
 # %% ../nbs/11_figures.ipynb #9b6c2d02
 def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
              ) -> tuple[Figure, pd.DataFrame]:
-    "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a colour for each scale."
+    "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a colour for each scale; bars are one standard error of the change."
     domains = next(iter(laws.values())).domains
     rows = -(-len(domains) // 4); columns = -(-len(domains) // rows)
     fig = Figure((2.4 * columns, 2.1 * rows + .3), layout="constrained"); axes = np.atleast_1d(fig.subplots(rows, columns, sharey=True)).ravel()
@@ -118,6 +124,9 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
             ax.plot(grid, one(grid), color=f"C{s}", ls="--" if one.problem else "-", lw=1.2)
             ax.plot(x, y, "o", ms=4, color=f"C{s}", label=label)
             frame += [{"scale": label, "domain": d, "amount": a, "objective": v, "law": float(one(a)), "n0": one.n0, "gamma": one.gamma, "ell": one.ell, "problem": one.problem} for a, v in zip(x, y)]
+            if law.errors:
+                ax.errorbar(x, y, law.errors[d], fmt="none", ecolor=f"C{s}", elinewidth=1, capsize=2)
+                for row, error in zip(frame[-len(x):], law.errors[d]): row["standard_error"] = error
         ax.set_xscale("log"); ax.set_xticks(x, [f"{a:.2g}" for a in x]); ax.minorticks_off(); ax.tick_params(labelsize=7)
         ax.set_title(d, fontsize=9, color="C3" if any(law.laws[d].problem for law in laws.values()) else "black")
     for ax in axes[len(domains):]: ax.set_axis_off()
@@ -127,23 +136,33 @@ def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
 
 # %% ../nbs/11_figures.ipynb #b7d20d91
 def draw_interactions(design: Design) -> tuple[Figure, pd.DataFrame]:
-    "Two heat maps: relative change of each validation domain's perplexity when one domain gets its largest and its smallest amount."
+    """Two heat maps: relative change of each validation domain's perplexity when one domain gets its largest and its smallest amount.
+
+    Where runs were repeated, what lies within two standard errors of no change is faded and in brackets."""
     fig = Figure((3.2 + 1.15 * len(design.validation), 1.6 + .36 * len(design.domains))); axes = fig.subplots(1, 2, sharey=True)
+    errors = change_errors(design)
     frame, limit, maps = [], 0., []
     for which in (-1, 0):
         change = np.array([np.expm1(design.points[d].losses[which] - design.base_losses) * 100 for d in design.domains])
         amounts = [design.points[d].amounts[which] for d in design.domains]
-        maps.append((change, amounts)); limit = max(limit, np.abs(change).max())
-        frame += [{"domain_changed": d, "amount": a, "judged_on": v, "perplexity_change_percent": change[i, j]} for i, (d, a) in enumerate(zip(design.domains, amounts)) for j, v in enumerate(design.validation)]
-    for ax, (change, amounts) in zip(axes, maps):
-        image = ax.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-        for i, j in np.ndindex(change.shape): ax.text(j, i, f"{change[i, j]:+.1f}", ha="center", va="center", fontsize=7, color="white" if abs(change[i, j]) > .6 * limit else "black")
+        error = np.array([errors[d][which] for d in design.domains]) * (100 + change) if errors else np.zeros_like(change)  # of e^x: e^x times that of x
+        maps.append((change, amounts, np.abs(change) < 2 * error)); limit = max(limit, np.abs(change).max())
+        for i, (d, a) in enumerate(zip(design.domains, amounts)):
+            known = [{"standard_error_percent": e, "repeats": design.points[d].repeats[which]} for e in error[i]] if errors else [{}] * len(design.validation)
+            frame += [{"domain_changed": d, "amount": a, "judged_on": v, "perplexity_change_percent": change[i, j], **known[j]} for j, v in enumerate(design.validation)]
+    for ax, (change, amounts, unsure) in zip(axes, maps):
+        image = ax.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", alpha=np.where(unsure, .3, 1.) if errors else None)
+        for i, j in np.ndindex(change.shape):
+            text, color = f"{change[i, j]:+.1f}", "white" if abs(change[i, j]) > .6 * limit else "black"
+            if unsure[i, j]: text, color = f"({text})", "0.45"
+            ax.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
         ax.set(xticks=range(len(design.validation)), yticks=range(len(design.domains)), yticklabels=design.domains)
         ax.set_title(f"one domain at {np.mean(amounts):.3g}x its tokens", fontsize=9); ax.set_xticklabels(design.validation, rotation=35, ha="right", fontsize=8); ax.tick_params(labelsize=8)
     axes[0].set_ylabel("domain changed", fontsize=9); fig.colorbar(image, ax=axes, fraction=.03).set_label("perplexity change, % of the base run's", fontsize=8)
+    if errors: fig.suptitle("in brackets: within two standard errors of no change", fontsize=8, y=1.)
     return fig, pd.DataFrame(frame)
 
-# %% ../nbs/11_figures.ipynb #e05f6dfe
+# %% ../nbs/11_figures.ipynb #c3ed1dc5
 def draw_conventions(frame: pd.DataFrame,  # one row a convention (index: its name), one column a domain: multiples of the uniform share
                     ) -> tuple[Figure, pd.DataFrame]:
     "A table in colour: blue below the uniform share, red above."
@@ -159,7 +178,7 @@ def table_check(paper: dict[str, float], ours: dict[str, float], error: float = 
     if paper.keys() != ours.keys(): raise InputError(f"the check compares different things: {sorted(paper.keys() ^ ours.keys())}")
     return pd.DataFrame([{"what": w, "paper": p, "ours": ours[w], "difference": ours[w] - p, "reading_error": error} for w, p in paper.items()])
 
-# %% ../nbs/11_figures.ipynb #7dff5024
+# %% ../nbs/11_figures.ipynb #6b68bf59
 def table_weights(mixtures: dict[str, Mixture]) -> tuple[pd.DataFrame, pd.DataFrame]:  # all digits, rounded for reading
     "One row a domain, one column a method; the budget stands in the column's name."
     columns = {f"{label} ({format_tokens(x.total)} tokens)": x.weights for label, x in mixtures.items()}

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrides', 'short_name', 'record_hashes', 'outputs',
-           'execute', 'reproduce', 'wanted', 'write_index', 'run_summary', 'check_summary']
+           'execute', 'reproduce', 'train_again', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import builtins, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
+import builtins, difflib, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .corpus import file_sha256
+from .corpus import file_sha256, open_store
 from .figures import to_markdown
 from .mixture import InputError, atomic_write, format_tokens, load_mixture
-from .runs import RunStore
+from .runs import RunRecord, RunStore
 
 # %% ../nbs/13_reproduce.ipynb #2de8999c
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Places:
     "The folders of one profile."
     notebooks: Path  # nbs/paper
     build: Path  # token store, executed notebooks, state
-    records: Path  # run records, in `proxy` and `target`
+    records: Path  # run records, a folder for each kind, and store.json: the manifest of the store that they were trained on
     figures: Path  # figures, tables, weights, index
 
     @classmethod
@@ -49,19 +49,24 @@ def parameters_of(notebook: Path) -> dict[str, str]:  # name -> default, as sour
     if not found: raise InputError(f"{notebook.name} has no cell tagged `parameters`")
     return {name: p["default"] for name, p in found.items()}
 
+_own = ("recorded", "without")
+
 def load_profile(profile: str,  # a name in nbs/paper/profiles
                  overrides: dict | None = None,  # parameters that replace the profile's
                 ) -> dict:
-    "A profile's parameters. Raises `InputError` on an unknown profile and on a name that no notebook declares."
+    "A profile's parameters, and what it says of itself. Raises `InputError` on an unknown profile, on a name that no notebook declares and on a notebook that there is not."
     import yaml
-    notebooks = checkout() / "nbs/paper"; path = notebooks / "profiles" / f"{profile}.yml"
+    notebooks, overrides = checkout() / "nbs/paper", overrides or {}; path = notebooks / "profiles" / f"{profile}.yml"
     if not path.exists(): raise InputError(f"there is no profile {profile!r}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.yml')))}")
-    try: parameters = {**yaml.safe_load(path.read_text(encoding="utf-8")), **(overrides or {})}
+    try: own = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as e: raise InputError(f"{path}: not YAML ({' '.join(str(e).split())})") from None
     known = {name for p in notebooks.glob("*.ipynb") for name in parameters_of(p)} - {"store", "records", "out"}
-    unknown = [name for name in parameters if name not in known]
+    unknown = [name for name in [*(own.keys() - set(_own)), *overrides] if name not in known]
     if unknown: raise InputError(f"profile {profile!r}: no notebook has a parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return parameters
+    there = sorted(p.stem for p in notebooks.glob("*.ipynb"))
+    for name in own.get("without", []):
+        if name not in there: raise InputError(f"{path}: without: there is no notebook {name}; there are {', '.join(there)}")
+    return {**own, **overrides}
 
 def parse_overrides(pairs: list[str]) -> dict:  # from `name=value`, the value in YAML
     "Command-line overrides of a profile. Raises `InputError` on anything that is not `name=value`."
@@ -81,20 +86,23 @@ def short_name(notebook: Path) -> str:
     "`stage-3` of stage-3-ddo.ipynb, `figure-04` of figure-04.ipynb: what its files begin with."
     return "-".join(notebook.stem.split("-")[:2])
 
-_trains = {"stage-2": "proxy", "stage-5": "target", "study-noise": "noise"}  # notebook -> kind of runs it trains
+_trains = {"stage-2": "proxy", "stage-2b": "evidence", "stage-5": "target", "study-noise": "noise"}  # notebook -> kind of runs it trains
+
+def _kinds(notebooks: list[Path]) -> list[str]: return [_trains[name] for name in map(short_name, notebooks) if name in _trains]
 
 def record_hashes(places: Places, kind: str) -> list[str]:
-    "The runs that the notebook of this kind (`proxy`, `target` or `noise`) used, as it wrote them down; the folder may hold runs of other parameters too."
+    "The runs that the notebook of this kind (`proxy`, `evidence`, `target` or `noise`) used, as it wrote them down; the folder may hold runs of other parameters too."
     path = places.figures / f"{next(name for name, k in _trains.items() if k == kind)}-records.json"
     try: return json.loads(path.read_text())
     except (FileNotFoundError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
 
 def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     "What a notebook left, by its short name."
-    kind = _trains.get(name)
+    kind, extra = _trains.get(name), []
     if kind: extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)]
-    else: extra = (places.build / "store").rglob("*") if name == "stage-1" else []
-    return {str(p): file_sha256(p) for p in sorted([*places.figures.glob(f"{name}*"), *extra]) if p.is_file()}
+    if name == "stage-1": extra = [*(places.build / "store").rglob("*"), places.records / "store.json"]
+    begin_so = [p for p in places.figures.glob(f"{name}*") if p.name[len(name):][:1] in ("", "-", ".")]  # stage-2, not stage-2b
+    return {str(p): file_sha256(p) for p in sorted([*begin_so, *extra]) if p.is_file()}
 
 def _read_state(path: Path, say=print) -> dict:  # short name -> {"key", "outputs"}
     "What was done when. A damaged file counts as nothing done, and that is said."
@@ -145,11 +153,35 @@ def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True)
     except RuntimeError as e: raise RuntimeError(f"{notebook.stem}: {e}; see {log}") from None
     return time.monotonic() - start
 
-def _job(notebook: Path, places: Places, parameters: dict) -> tuple[Path, Path, dict]:
-    given = {**parameters, "store": str(places.build / "store"), "records": str(places.records), "out": str(places.figures)}
+def _job(notebook: Path, places: Places, parameters: dict, store: Path) -> tuple[Path, Path, dict]:
+    given = {**parameters, "store": str(store), "records": str(places.records), "out": str(places.figures)}
     return notebook, places.build / "notebooks" / notebook.name, {k: v for k, v in given.items() if k in parameters_of(notebook)}
 
 # %% ../nbs/13_reproduce.ipynb #9d8d95c5
+def _prepare(profile: str, overrides: dict | None, into: Path | None) -> tuple[Places, dict]:
+    "Where things go, made ready, and the parameters."
+    places, parameters = Places.of(profile, Path(into).resolve() if into else None), load_profile(profile, overrides)
+    if overrides and not into:
+        raise InputError(f"--set {', '.join(overrides)}: {_from_here(places.figures)} is for the parameters of the profile {profile!r} as its file "
+                         "has them; add --into DIR, or write a profile of your own")
+    for folder in (places.build, places.figures, *([places.records] if parameters.get("source", "runs") == "runs" else [])): _writable(folder)
+    return places, parameters
+
+def _writable(folder: Path):
+    "Make the folder; raises `InputError` where nothing can be written in it."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder): pass
+    except OSError as e:
+        raise InputError(f"{folder}: not a folder that can be written to ({e.strerror}); make it one, or choose another place with --into DIR") from None
+
+# %% ../nbs/13_reproduce.ipynb #057ae60a
+def _committed(places: Places, notebooks: list[Path]) -> int:
+    "How many records there are to redraw from; 0 where the manifest, or a record that one of these notebooks lists, is missing."
+    listed = {kind: set(record_hashes(places, kind)) for kind in _kinds(notebooks)}
+    there = [(places.records / kind / f"{h}.json").is_file() for kind, hashes in listed.items() for h in hashes]
+    return len(there) if all(listed.values()) and all(there) and (places.records / "store.json").is_file() else 0
+
 def reproduce(profile: str = "smoke",
               overrides: dict | None = None,  # parameters that replace the profile's
               into: Path | None = None,  # put everything below this folder instead of the checkout's own
@@ -157,12 +189,8 @@ def reproduce(profile: str = "smoke",
               say=print,  # where the progress lines go
              ) -> str:  # the summary
     "Run a profile: every stage and every artefact that is not up to date. Raises `InputError` on bad parameters or input."
-    places, parameters = Places.of(profile, Path(into).resolve() if into else None), load_profile(profile, overrides)
-    if overrides and not into:
-        raise InputError(f"--set {', '.join(overrides)}: {_from_here(places.figures)} is for the parameters of the profile {profile!r} as its file "
-                         "has them; add --into DIR, or write a profile of your own")
-    source = parameters.get("source", "runs")
-    for folder in (places.build, places.figures, *([places.records] if source == "runs" else [])): _writable(folder)
+    places, parameters = _prepare(profile, overrides, into)
+    source, manifest = parameters.get("source", "runs"), places.records / "store.json"
     if fresh and any(places.records.glob("*")):
         aside = places.build / f"records-{time.strftime('%Y%m%d-%H%M%S')}"
         aside.parent.mkdir(parents=True, exist_ok=True); shutil.move(places.records, aside); say(f"old records moved to {aside}")
@@ -175,20 +203,27 @@ def reproduce(profile: str = "smoke",
         with atomic_write(state_file) as f: json.dump(state, f, indent=1)
         say(f"{name}: {seconds:.0f} s")
     before = []
-    stages, artefacts = ([n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, source)] for kinds in (["stage"], ["figure", "table"]))
-    if source == "runs" and "variants" in parameters: stages += sorted(places.notebooks.glob("study-*.ipynb"))  # they train what no stage needs
+    stages, artefacts = ([n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, source) and n.stem not in parameters.get("without", [])]
+                         for kinds in (["stage", "study"], ["figure", "table"]))
+    redraw = parameters.get("recorded") and not (overrides or fresh)
+    committed = _committed(places, stages) if redraw else 0
+    if committed: say(f"redraws from {committed} committed records; to train them again: --fresh")
+    elif redraw: say("not every record is here: begins with the text, and trains what is missing")
+    store = manifest if committed else places.build / "store"
     for notebook in stages:
-        name, job = short_name(notebook), _job(notebook, places, parameters)
+        name, job = short_name(notebook), _job(notebook, places, parameters, store)
         k = key(notebook, job[2], before)
-        if up_to_date(name, k): say(f"{notebook.stem}: up to date")
+        if name == "stage-1" and committed: pass
+        elif up_to_date(name, k): say(f"{notebook.stem}: up to date")
         else:
             say(f"\n{notebook.stem}")
             done(name, k, execute(*job))
-        if not name.startswith("study"): before.append(sorted(state[name]["outputs"].values()))  # nothing is drawn from a study
+        if name == "stage-1": before.append(file_sha256(manifest))  # it names every byte of the store
+        elif not name.startswith("study"): before.append(sorted(state[name]["outputs"].values()))  # nothing is drawn from a study
     waiting = {}
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         for notebook in artefacts:
-            name, job = short_name(notebook), _job(notebook, places, parameters)
+            name, job = short_name(notebook), _job(notebook, places, parameters, store)
             k = key(notebook, job[2], before)
             if not up_to_date(name, k): waiting[name] = (k, pool.submit(execute, *job, show=False))
         for name, (k, future) in waiting.items():
@@ -197,17 +232,55 @@ def reproduce(profile: str = "smoke",
     if failed: raise failed[0]
     say(f"{len(artefacts) - len(waiting)} of {len(artefacts)} figures and tables up to date, {len(waiting)} made")
     write_index(profile, parameters, places, [*stages, *artefacts])
-    return "\n".join([*(run_summary(places) if source == "runs" else check_summary(places)), *_files(places)])
+    return "\n".join([*(run_summary(places, stages) if source == "runs" else check_summary(places)), *_files(places)])
 
-def _writable(folder: Path):
-    "Make the folder; raises `InputError` where nothing can be written in it."
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder): pass
-    except OSError as e:
-        raise InputError(f"{folder}: not a folder that can be written to ({e.strerror}); make it one, or choose another place with --into DIR") from None
+# %% ../nbs/13_reproduce.ipynb #ecee9fc4
+def _named(records: list[RunRecord], run: str) -> RunRecord:
+    "The record of this hash, or beginning of one, or name. Raises `InputError` where there is none, or more than one."
+    found = {r.spec.hash: r for r in records if r.name == run or (len(run) >= 6 and r.spec.hash.startswith(run))}
+    if len(found) == 1: return next(iter(found.values()))
+    names = sorted({r.name for r in records})
+    if not found: raise InputError(f"no record has the name {run!r} or a hash that begins so (6 digits at least); near it: {', '.join(map(repr, difflib.get_close_matches(run, names, 5, 0)))}")
+    raise InputError(f"{run!r} is {len(found)} runs; give the hash of one: {', '.join(f'{h} ({r.name}, seed {r.spec.seed})' for h, r in found.items())}")
 
-# %% ../nbs/13_reproduce.ipynb #057ae60a
+def train_again(run: str,  # a record's hash, the first digits of it (6 or more), or its name
+                profile: str = "smoke", overrides: dict | None = None, into: Path | None = None, say=print,  # as in `reproduce`
+               ) -> str:  # losses then and now, and in words how far apart they are
+    "Train one recorded specification anew, into `build/<profile>/again`; no record and no figure changes. Raises `InputError` on a run that is not one finished record, and on another token store."
+    from autoscale.sweep import sweep
+    places, parameters = _prepare(profile, overrides, into)
+    used = {h for kind in _trains.values() for h in record_hashes(places, kind)}  # the folders may hold runs of other parameters too
+    records = [r for kind in _trains.values() for r in RunStore(places.records / kind) if r.spec.hash in used]
+    if not records: raise InputError(f"{_from_here(places.records)}: there are no run records yet; leave --again out and they are made")
+    record, again = _named(records, run), places.build / "again"
+    if record.status != "finished": raise InputError(f"{record.name} ({record.spec.hash}) failed: {record.reason}; there are no losses to compare with")
+    if not (places.build / "store").exists():
+        elsewhere = replace(places, records=again / "corpus", figures=again / "corpus")  # what it leaves beside the store is committed
+        say(f"{execute(*_job(next(places.notebooks.glob('stage-1-*.ipynb')), elsewhere, parameters, places.build / 'store')):.0f} s for the token store")
+    store = open_store(places.build / "store")
+    if store.hash != record.spec.store:
+        raise InputError(f"{store.path}: is token store {store.hash[:16]}, and {record.name} was trained on {record.spec.store[:16]}; build that one, from the same text with the versions of constraints.txt")
+    runs = RunStore(again)
+    runs.path(record.spec).unlink(missing_ok=True)
+    (new,) = sweep([(record.name, record.spec)], store, runs, **{k: parameters[k] for k in ("workers", "compile", "micro_batch") if k in parameters})
+    if new.status != "finished": raise InputError(f"{record.name} ({record.spec.hash}) failed this time: {new.reason}")
+    return _compare(record, new, records)
+
+def _compare(old: RunRecord, new: RunRecord, records: list[RunRecord]) -> str:
+    "Losses then and now, beside the standard deviation between seeds of the same specification where 3 or more were trained."
+    import numpy as np, pandas as pd
+    values = lambda r: [*(r.losses[d] for d in old.losses), r.mean_loss]
+    seeds = {r.spec.seed: values(r) for r in records if r.status == "finished" and replace(r.spec, seed=old.spec.seed) == old.spec}
+    spread = np.std(list(seeds.values()), axis=0, ddof=1) if len(seeds) > 2 else None
+    difference = np.subtract(values(new), values(old))
+    table = to_markdown(pd.DataFrame({"held-out nats per token": [*old.losses, "mean"], "recorded": [f"{v:.5f}" for v in values(old)], "trained again": [f"{v:.5f}" for v in values(new)],
+                                      "difference": [f"{v:.5f}" for v in difference], "sd between seeds": ["-"] * len(difference) if spread is None else [f"{v:.5f}" for v in spread]}))
+    if spread is None: seeded = f"and with fewer than 3 seeds ({len(seeds)}) there is no saying whether that is much"
+    else: seeded = f"{'within' if abs(difference[-1]) <= 2 * spread[-1] else 'outside'} the spread of {len(seeds)} seeds (2 standard deviations, {2 * spread[-1]:.5f})"
+    same = "every loss is bit for bit the recorded one" if new.losses == old.losses else "the losses are not bit for bit the recorded ones"
+    return f"{old.name} ({old.spec.hash}, seed {old.spec.seed})\n{table}The mean differs by {difference[-1]:.2g} nats per token, {seeded}; {same}."
+
+# %% ../nbs/13_reproduce.ipynb #5617c21e
 def wanted(notebook: Path, source: str) -> bool:
     "Does this notebook belong to a reproduction from `source` (\"runs\" or \"published\")? Stages train, so only to runs; a figure whose default source is the authors' numbers has no other."
     default = parameters_of(notebook).get("source", '"runs"').partition("#")[0].strip().strip("\"'")
@@ -215,16 +288,16 @@ def wanted(notebook: Path, source: str) -> bool:
 
 def write_index(profile: str, parameters: dict, places: Places, notebooks: list[Path]):
     "Write index.json and index.md beside the artefacts."
-    records = {kind: found for kind in ("proxy", "target", "noise") if (found := record_hashes(places, kind)) or kind != "noise"}
+    records = {kind: record_hashes(places, kind) for kind in _kinds(notebooks)}
     made = {n.stem: {"files": sorted(Path(p).name for p in outputs(places, short_name(n)) if Path(p).parent == places.figures),
                      "parameters": {k: parameters[k] for k in parameters_of(n) if k in parameters}} for n in notebooks}
     with atomic_write(places.figures / "index.json") as f: json.dump({"profile": profile, "records": records, "made": made}, f, indent=1)
     rows = "".join(f"| {name} | {', '.join(f'[{f}]({f})' for f in entry['files'])} |\n" for name, entry in made.items())
-    origin = f"{len(records['proxy'])} proxy runs and {len(records['target'])} target runs; their hashes" if records["proxy"] else "the authors' published numbers, which ship with the package; their names"
+    origin = f"{' and '.join(f'{len(hashes)} {kind} runs' for kind, hashes in records.items())}; their hashes" if records else "the authors' published numbers, which ship with the package; their names"
     with atomic_write(places.figures / "index.md") as f: f.write(f"# Profile {profile}\n\nMade from {origin} and all parameters are in `index.json`.\n\n| notebook | files |\n|---|---|\n{rows}")
 
-def run_summary(places: Places) -> list[str]:
-    "The weights per domain at every scale, the cost, and the target runs, as lines of text."
+def run_summary(places: Places, notebooks: list[Path]) -> list[str]:
+    "The weights per domain at every scale, what the runs of these notebooks cost, and the target runs, as lines of text."
     import pandas as pd
     scales = sorted((load_mixture(p) for p in places.figures.glob("stage-3-ddo-*.json")), key=lambda x: x.total)
     target = load_mixture(places.figures / "stage-4-projected.json")
@@ -232,7 +305,7 @@ def run_summary(places: Places) -> list[str]:
                           f"target {format_tokens(target.total)}": [f"{w:.4f}" for w in target.weights], "target tokens": [f"{n:,}" for n in target.tokens]})
     if target.epochs: frame["epochs"] = [f"{e:.2f}" for e in target.epochs]
     lines = ["", "Weights per domain", to_markdown(frame).rstrip()]
-    for kind in ("proxy", "target"):
+    for kind in _kinds(notebooks):
         records = RunStore(places.records / kind).named(record_hashes(places, kind))
         lines.append(f"{len(records)} {kind} runs, {sum(r.spec.mixture.total for r in records):,} tokens, {sum(r.seconds for r in records):,.0f} run-seconds"
                                  + "".join(f"; {r.name} failed: {r.reason}" for r in records if r.status == "failed"))

@@ -8,7 +8,7 @@ __all__ = ['OPTIMISER', 'SigmoidGELU', 'FixedRotary', 'build_model', 'sequence_n
            'save_checkpoint', 'load_checkpoint', 'load_model', 'Clock', 'train', 'train_together', 'shape', 'averaged']
 
 # %% ../nbs/04_trainer.ipynb #eca23cf9
-import ctypes, functools, inspect, json, math, os, platform, time
+import ctypes, functools, inspect, json, math, os, platform, re, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,12 +48,17 @@ def _replacement(module: torch.nn.Module, context: int) -> torch.nn.Module | Non
     plain = type(module).__name__.endswith("RotaryEmbedding") and getattr(module, "rope_type", None) == "default" and list(inspect.signature(module.forward).parameters) == ["x", "position_ids"]
     return FixedRotary(module, context) if plain else None  # other kinds depend on the length or the layer
 
+_residual = re.compile(r"(attn\.c_proj|mlp\.c_proj|o_proj|down_proj|out_proj|fc2|(attn|attention)\.dense|dense_4h_to_h)\.weight$")  # GPT-2, Llama and its kin, OPT, Phi, GPT-NeoX
+
 def build_model(spec: RunSpec, store: TokenStore,
                 device: str | torch.device = "cpu",  # what it will be trained on; "meta" checks the specification and allocates nothing
                ) -> torch.nn.Module:
-    "A freshly initialised causal LM. Raises `InputError` where `transformers` does not know the model type, one of its settings or a value."
+    """A freshly initialised causal LM. Raises `InputError` where `transformers` does not know the model type, one of its settings or a value.
+
+    One setting is ours, not `transformers`': `residual_init`, a factor on the initial weights of every layer that writes into the residual stream (0: each block starts as the identity)."""
     from transformers import AutoConfig, AutoModelForCausalLM
-    settings = dict(spec.model); kind = settings.pop("model_type", None)
+    settings = dict(spec.model); kind, residual_init = settings.pop("model_type", None), settings.pop("residual_init", 1.)
+    if not isinstance(residual_init, int | float) or not 0 <= residual_init < math.inf: raise InputError(f"model setting residual_init is {residual_init!r}; it is a factor, 0 or more")
     device = torch.device(device)
     try:
         config = AutoConfig.for_model(kind, vocab_size=store.vocab_size, bos_token_id=store.eot, eos_token_id=store.eot, **settings)
@@ -65,6 +70,11 @@ def build_model(spec: RunSpec, store: TokenStore,
             model = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if device.type == "cpu" else "sdpa")
     except InputError: raise
     except Exception as e: raise InputError(f"model {spec.model}: {' '.join(str(e).split())}") from None  # transformers refuses values in many ways
+    if residual_init != 1:
+        into_the_stream = [p for n, p in model.named_parameters() if _residual.search(n)]
+        if len(into_the_stream) != 2 * config.num_hidden_layers: raise InputError(f"residual_init: of model_type {kind!r} {len(into_the_stream)} layers are known that write into the residual stream, not two a block; leave the setting out")
+        with torch.no_grad():
+            for p in into_the_stream: p.mul_(residual_init)
     if device.type == "meta": return model
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

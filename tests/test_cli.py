@@ -153,6 +153,14 @@ def test_reproduce_refuses_before_it_runs(tmp_path):
     assert "figures: not a folder that can be written to" in said
 
 
+def test_again_goes_with_neither_fresh_nor_the_published_numbers(tmp_path):
+    shutil.copytree(ROOT / "nbs/paper", tmp_path / "nbs/paper", ignore=shutil.ignore_patterns("records"))
+    assert "leave --fresh out" in refused("reproduce", "--again", "abc", "--fresh", cwd=tmp_path)
+    assert "leave --source published out" in refused("reproduce", "--again", "", "--source", "published", cwd=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nbs"]
+    assert "there are no run records yet" in refused("reproduce", "--again", "base", cwd=tmp_path)
+
+
 def test_nothing_is_written_when_the_result_is_refused(tmp_path):
     (tmp_path / "w.json").write_text("precious")
     refused("project", "sample", "--to", "1k", "--json", tmp_path / "w.json")

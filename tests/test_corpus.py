@@ -233,6 +233,21 @@ def test_without_verify_only_sizes_are_checked(small, tmp_path):
     os.truncate(copy/"python_docs.train.bin", 10)
     with pytest.raises(InputError, match="damaged"): open_store(copy, verify=False)
 
+def test_a_manifest_alone_knows_all_but_the_text(small, tmp_path):
+    store, _ = small
+    path = Path(shutil.copy(store.path/"manifest.json", tmp_path/"store.json"))
+    alone = open_store(path)
+    assert (alone.hash, alone.domains, alone.vocab_size, alone.eot, alone.available()) == (store.hash, store.domains, store.vocab_size, store.eot, store.available())
+    assert [alone.bytes_per_token(d, s) for d in alone.domains for s in ("train", "valid")] == [store.bytes_per_token(d, s) for d in store.domains for s in ("train", "valid")]
+    for what, missing in (("python_docs.valid.bin", lambda: alone.tokens("python_docs", "valid")), ("tokenizer", alone.tokenizer)):
+        with pytest.raises(InputError, match=f"{path}: a manifest without its store, so {what} is not here; build the store again") as e: missing()
+        assert "\n" not in str(e.value)
+    with pytest.raises(InputError, match="python_docs, python_code"): alone.tokens("books")
+    good = path.read_text()
+    for damaged, says in ((good.replace('"eot": 0', '"eot": 1'), "damaged .*checksum.*delete the file"), (good[:700], "damaged"), ("[]", "foreign .*another file"), (good.replace("token store 1", "token store 0"), "foreign")):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match=f"{path}: {says}"): open_store(path)
+
 @pytest.mark.parametrize("moment", ["while reading", "before the manifest", "before the rename"])
 def test_a_killed_build_leaves_nothing_that_opens(tmp_path, words, moment):
     write_jsonl(tmp_path/"a.jsonl", words)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from autoscale.ddo import exact_power_laws, find_designs, fit_ddo, fit_power_law, minimise_power, objective_values
+from autoscale.ddo import (change_errors, exact_power_laws, find_designs, fit_ddo, fit_power_law, minimise_power, noise, objective_values, optima_by_seed,
+                           seed_spread)
 from autoscale.mixture import InputError
 from autoscale.published import published_compositions, published_read_off, published_runs
 from autoscale.runs import RunTable
@@ -103,6 +104,67 @@ def test_repeats_are_averaged_and_counted():
     assert points.runs == (("run 3", "run 8"), ("run 0", "run 5"), ("run 4", "run 9"))
     single, = find_designs(table_of(tokens, first))
     assert np.isnan(single.points["a"].sd).all() and list(single.points["a"].repeats) == [1, 1, 1]
+
+
+# ---- noise
+
+def repeated(losses, seeds=None):
+    "A two-domain design with its five mixtures repeated; losses (repeats, 5), the base run's first."
+    tokens, losses = np.tile(design_tokens([1e5, 1e5]), (len(losses), 1)), np.asarray(losses, float)
+    return find_designs(table_of(tokens, np.stack([losses.ravel(), 2 * losses.ravel()], 1), seed=None if seeds is None else np.repeat(seeds, 5)))[0]
+
+
+def test_noise_is_the_pooled_standard_deviation():
+    losses = np.random.default_rng(0).normal(3, .1, (4, 5))
+    sd, freedom = noise(repeated(losses))
+    assert sd == pytest.approx(np.sqrt(losses.var(0, ddof=1).mean()) * np.array([1, 2])) and freedom == 15
+    assert noise(repeated(losses), lambda l: l.mean(-1))[0] == pytest.approx(1.5 * np.sqrt(losses.var(0, ddof=1).mean()))
+    uneven, = find_designs(table_of([*design_tokens([1e5, 1e5]), [1e5, 1e5], [1e5, 1e5], [3e5, 1e5]], np.array([[1.], [2], [3], [4], [5], [1.2], [1.4], [3.4]])))
+    assert noise(uneven)[0] == pytest.approx(math.sqrt((.08 + .08) / 3)) and noise(uneven)[1] == 3
+    errors = change_errors(uneven)  # base 3 runs, a x3 twice, the others once
+    assert errors["a"][:, 0] == pytest.approx(noise(uneven)[0] * np.sqrt([1 + 1/3, 0, 1/2 + 1/3]))
+    assert noise(repeated(losses[:1])) == (None, 0) and change_errors(repeated(losses[:1])) is None
+
+
+def test_what_a_seed_does_to_all_its_runs_cancels_in_a_change():
+    random = np.random.default_rng(1)
+    losses = 3 + np.array([[-.1], [0], [.1]]) + random.normal(0, .001, (3, 5))
+    paired, unpaired = change_errors(repeated(losses, [4, 5, 6])), change_errors(repeated(losses))
+    by_hand = np.sqrt((losses[:, 1:] - losses[:, :1]).var(0, ddof=1).mean() / 3)
+    assert paired["a"] == pytest.approx(by_hand * np.array([[1, 2], [0, 0], [1, 2]]))
+    assert unpaired["b"] == pytest.approx(np.sqrt(losses.var(0, ddof=1).mean() * 2 / 3) * np.array([[1, 2], [0, 0], [1, 2]]))
+    assert (paired["a"][[0, 2]] < unpaired["a"][[0, 2]] / 20).all()
+
+
+@quiet
+@given(st.integers(2, 5), st.integers(0, 10**6))
+def test_each_seed_is_a_design_of_its_own(seeds, seed):
+    losses = np.random.default_rng(seed).normal(3, .3, (seeds, 5))
+    design = repeated(losses, range(seeds))
+    assert list(design.by_seed) == list(range(seeds))
+    for s, one in design.by_seed.items():
+        assert one.base_losses[0] == losses[s, 0] and one.points["b"].losses[:, 0].tolist() == losses[s, [3, 0, 4]].tolist() and one.points["b"].runs == ((f"run {5*s + 3}",), (f"run {5*s}",), (f"run {5*s + 4}",))
+    alone = optima_by_seed(design, floor=.1)
+    single = [fit_ddo(repeated(losses[s:s + 1])).optimum(floor=.1) for s in range(seeds)]
+    assert [o.mixture for o in alone.values()] == [o.mixture for o in single]
+    assert seed_spread(o.mixture for o in single) == pytest.approx(np.std([o.mixture.weights for o in single], axis=0, ddof=1))
+
+
+@pytest.mark.parametrize("seeds", [None, [0] * 5 + [0] * 5, [0] * 5 + [1] * 4 + [2]])
+def test_runs_without_the_same_seeds_are_not_paired(seeds):
+    losses = np.random.default_rng(0).normal(3, .1, (10, 1))
+    design, = find_designs(table_of(design_tokens([1e5, 1e5]) * 2, losses, seed=seeds and np.array(seeds)))
+    assert design.by_seed == {} and optima_by_seed(design) == {} and seed_spread([]) is None
+    assert change_errors(design)["a"][0] == pytest.approx(noise(design)[0])  # sqrt(1/2 + 1/2)
+
+
+@pytest.mark.parametrize("objective", ["nats", "perplexity"])
+def test_a_law_knows_the_standard_error_of_its_points(objective):
+    losses = 3 - np.array([0, -.2, .2, -.1, .1]) + np.random.default_rng(2).normal(0, .01, (3, 5))
+    value = (lambda l: 1.5 * l) if objective == "nats" else (lambda l: (np.exp(l) + np.exp(2 * l)) / 2)
+    law, y, base = fit_ddo(repeated(losses, [0, 1, 2]), objective), value(losses), value(losses.mean(0)[0])
+    assert law.errors["a"] == pytest.approx(np.sqrt((y[:, 1:] - y[:, :1]).var(0, ddof=1).mean() / 3) / base * np.array([1, 0, 1]))
+    assert fit_ddo(repeated(losses[:1]), objective).errors is None
 
 
 def test_models_of_different_size_do_not_mix_and_scales_are_sorted():

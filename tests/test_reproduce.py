@@ -11,18 +11,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from autoscale.mixture import InputError, load_mixture
-from autoscale.reproduce import (Places, _read_state, execute, load_profile, outputs, parameters_of, parse_overrides, record_hashes, reproduce,
-                                 short_name, wanted)
-from autoscale.runs import RunStore, read_run_table, sample_run_table
+from autoscale.mixture import InputError, Mixture, load_mixture
+from autoscale.reproduce import (Places, _compare, _named, _read_state, execute, load_profile, outputs, parameters_of, parse_overrides, record_hashes, reproduce,
+                                 short_name, train_again, wanted)
+from autoscale.runs import RunRecord, RunSpec, RunStore, read_run_table, sample_run_table
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "nbs/paper"
 NOTEBOOKS = sorted(PAPER.glob("*.ipynb"))
-ARTEFACTS = [n for n in NOTEBOOKS if not n.stem.startswith(("stage", "study")) and wanted(n, "runs")]
+LEFT_OUT = yaml.safe_load((PAPER / "profiles/smoke.yml").read_text())["without"]
+ARTEFACTS = [n for n in NOTEBOOKS if not n.stem.startswith(("stage", "study")) and wanted(n, "runs") and n.stem not in LEFT_OUT]
 PUBLISHED = [n for n in NOTEBOOKS if wanted(n, "published")]
 # The smoke profile at a twentieth of its length, on text that needs no network: what is tested here is the machinery, the numbers mean nothing.
+EVIDENCE = {"middle": 3 * 45 * 64, "random_mixtures": 2, "amounts": {"python_code": [9, "1/9"]}}
 SMALL = {"domains": "stdlib", "scales": [3 * 27 * 64, 3 * 81 * 64], "target": 3 * 243 * 64, "evaluation_sequences": 16, "evaluations": 2}
 
 
@@ -102,16 +105,29 @@ def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
 
 CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-3-ddo": {"objective": "perplexity"}, "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"seeds": [1]}, "figure-06": {"objective": "perplexity"},
            "figure-07": {"scale": 0}, "table-10": {"records": "other"}, "table-02": {"out": "other"}, "figure-04": {"out": "other"}, "figure-05": {"out": "other"},
-           "figure-08": {"middle": "0.5B"}, "figure-12": {"floors": [0.0, 0.3]}, "study-noise": {"noise_seeds": [0, 2]}}
+           "figure-08": {"floor": 1}, "figure-12": {"floors": [0.0, 0.3]}, "study-noise": {"noise_seeds": [0, 2]}, "stage-2b-evidence": {"random_mixtures": 3}, "study-premises": {"out": "other losses"}}
+
+
+@pytest.fixture(scope="module")
+def evidence(made, tmp_path_factory):
+    "What stage 2b leaves beside `made`: a middle scale, mixtures off the design, more amounts of one domain."
+    into, folder = made[0], tmp_path_factory.mktemp("evidence")
+    for kept in ("figures", "records"):
+        shutil.copytree(into / kept, folder / kept)
+    notebook = PAPER / "stage-2b-evidence.ipynb"
+    given = {**load_profile("smoke", SMALL), **EVIDENCE, "store": str(into / "build/store"), "records": str(folder / "records"), "out": str(folder / "figures")}
+    execute(notebook, folder / "executed.ipynb", {k: v for k, v in given.items() if k in parameters_of(notebook)}, show=False)
+    return folder
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
-def test_changes_when_a_parameter_does(made, tmp_path, notebook):
-    "Each notebook alone, on a copy of what the stages left, with one parameter changed: what it leaves must differ. `other` stands for a projection to another target."
+def test_changes_when_a_parameter_does(made, evidence, tmp_path, notebook):
+    "Each notebook alone, on a copy of what the stages left, with one parameter changed: what it leaves must differ. `other` stands for a projection to another target, `other losses` for other runs."
     into, _, _ = made
-    for folder in ("figures", "records", "build/store"):
-        shutil.copytree(into / folder, tmp_path / folder)
-    name, change = short_name(notebook), dict(CHANGES[notebook.stem])
+    shutil.copytree(into / "build/store", tmp_path / "build/store")
+    for folder in ("figures", "records"):
+        shutil.copytree(evidence / folder, tmp_path / folder)
+    name, change = short_name(notebook), {**EVIDENCE, **CHANGES[notebook.stem]}
     if change.get("out") == "other" or change.get("records") == "other":
         other = {**json.loads((tmp_path / "figures/stage-4-projected.json").read_text()), "tokens": [64 * 60, 64 * 100, 64 * 83], "total_tokens": 64 * 243}
         for key in ("weights", "epochs"):
@@ -120,16 +136,131 @@ def test_changes_when_a_parameter_does(made, tmp_path, notebook):
         change = {}
     if name == "stage-1":
         shutil.rmtree(tmp_path / "build/store")  # a store of other parameters is refused, not overwritten
-    left = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-3": "figures/stage-3-ddo-*.json", "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv"}.get(name, f"figures/{name}.csv")
+    left = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-2b": "figures/stage-2b-held-out.csv", "stage-3": "figures/stage-3-ddo-*.json", "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv"}.get(name, f"figures/{name}.csv")
     if notebook not in ARTEFACTS and name.startswith(("figure", "study")):
         first = {k: v for k, v in {**load_profile("smoke", SMALL), "store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}.items() if k in parameters_of(notebook)}
         execute(notebook, tmp_path / "first.ipynb", first, show=False)
     before = sorted(p.read_bytes() for p in (into if list(into.glob(left)) else tmp_path).glob(left))
+    if change.pop("out", "") == "other losses":
+        runs = pd.read_csv(tmp_path / "figures/stage-2-runs.csv")
+        runs.assign(**{c: runs[c] * 1.01 for c in runs if c.startswith("loss.")}).to_csv(tmp_path / "figures/stage-2-runs.csv", index=False)
     places = {"store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}
     known = parameters_of(notebook)
     execute(notebook, tmp_path / "executed.ipynb", {k: v for k, v in {**load_profile("smoke", SMALL), **places, **change}.items() if k in known}, show=False)
     after = sorted(p.read_bytes() for p in tmp_path.glob(left))
     assert before and len(after) == len(before) and after != before
+
+
+@pytest.fixture
+def clone(made, tmp_path, monkeypatch):
+    "A checkout where the records of `made` are committed as those of the profile `look`, and no text is anywhere."
+    into, _, _ = made
+    shutil.copytree(PAPER, tmp_path / "nbs/paper", ignore=shutil.ignore_patterns("records"))
+    shutil.copytree(into / "records", tmp_path / "nbs/paper/records/look")
+    shutil.copytree(into / "figures", tmp_path / "figures/look")
+    monkeypatch.chdir(tmp_path)
+    def write(without, **changed):
+        profile = {**load_profile("smoke", SMALL), "recorded": True, **changed}
+        (tmp_path / "nbs/paper/profiles/look.yml").write_text(json.dumps({**profile, "without": [*profile["without"], *without]}))
+        return Places.of("look")
+    return write
+
+
+def contents(*folders): return {p: (p.read_bytes(), p.stat().st_mtime_ns) for folder in folders for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_recorded_profile_is_redrawn_without_text(made, clone):
+    "A corpus that does not exist, and only records, their lists and the manifest: every byte of what is drawn comes out again."
+    without = ["figure-05", "figure-06", "figure-07", "table-10"]
+    places, before = clone(without, domains="nowhere"), {p.name: p.read_bytes() for p in (made[0] / "figures").iterdir()}
+    for p in places.figures.iterdir():
+        if not p.name.endswith("-records.json") and not p.name.startswith("stage-1"): p.unlink()
+    records, said = contents(places.records), []
+    text = reproduce("look", say=said.append)
+    assert said[0] == "redraws from 16 committed records; to train them again: --fresh" and not (places.build / "store").exists()
+    assert contents(places.records) == records and "14 proxy runs" in text and "2 target runs" in text
+    drawn = {p.name: p.read_bytes() for p in places.figures.iterdir() if not p.name.startswith("index")}
+    assert {f"figure-04.{kind}" for kind in ("png", "svg", "csv")} < set(drawn) and not any(name.startswith(tuple(without)) for name in drawn)
+    assert drawn == {name: before[name] for name in drawn} and len(drawn) == len([n for n in before if not n.startswith(("index", *without))])
+    index = json.loads((places.figures / "index.json").read_text())
+    assert index["made"]["stage-1-corpus"]["files"] == ["stage-1-corpus.csv", "stage-1-corpus.md"] and list(index["records"]) == ["proxy", "target"]
+    assert set(index["made"]) == {n.stem for n in NOTEBOOKS if wanted(n, "runs")} - set(load_profile("look")["without"])
+    reproduce("look", say=said.append)
+    assert said[-1] == "2 of 2 figures and tables up to date, 0 made" and sum(line.endswith(": up to date") for line in said) == 4
+    clone(without, domains="nowhere", seeds=[5])  # a profile that asks for other runs than are recorded
+    with pytest.raises(InputError, match=r"stage-2-proxy-runs: .*look/store.json: a manifest without its store, .*delete this file"): reproduce("look", say=said.append)
+    with pytest.raises(InputError, match=r"stage-1-corpus: .*nowhere"): reproduce("look", fresh=True, say=said.append)
+    assert not list(places.records.glob("*/*.json")) and len(list(places.build.glob("records-*/proxy/*.json"))) == 14
+
+
+def test_a_missing_record_is_trained_alone_and_again_to_the_same_bits(clone):
+    places = clone([n.stem for n in NOTEBOOKS if short_name(n) not in ("stage-1", "stage-2") and n.stem not in LEFT_OUT])
+    lost = RunStore(places.records / "proxy").named(record_hashes(places, "proxy"))[0]
+    path = places.records / f"proxy/{lost.spec.hash}.json"
+    path.unlink()
+    before, said = contents(places.records / "proxy"), []
+    lists = {p.name: p.read_bytes() for p in [places.records / "store.json", places.figures / "stage-2-records.json"]}
+    text = reproduce("look", say=said.append)
+    after = contents(places.records / "proxy")
+    assert after.pop(path) and after == before, "only the missing run is trained"
+    assert said[0] == "not every record is here: begins with the text, and trains what is missing" and (places.build / "store").is_dir()
+    assert {p.name: p.read_bytes() for p in [places.records / "store.json", places.figures / "stage-2-records.json"]} == lists
+    assert "14 proxy runs" in text and "target runs" not in text  # a profile without stage 5
+    assert "Made from 14 proxy runs; their hashes" in (places.figures / "index.md").read_text()
+
+    shutil.rmtree(places.build / "store")  # then it is built for the run
+    committed = contents(places.records, places.figures)
+    command = [Path(sys.executable).with_name("autoscale"), "reproduce", "--profile", "look", "--again", lost.spec.hash[:8]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    new, = RunStore(places.build / "again")
+    old, = RunStore(places.records / "proxy").named([lost.spec.hash])
+    assert new.losses == old.losses and new.curve == old.curve and new.finished_at >= old.finished_at
+    assert done.stdout.splitlines()[-1] == "The mean differs by 0 nats per token, and with fewer than 3 seeds (1) there is no saying whether that is much; every loss is bit for bit the recorded one."
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| mean"))
+    assert row.count(f"{old.mean_loss:.5f}") == 2 and contents(places.records, places.figures) == committed
+
+    from autoscale.corpus import build_store
+    from autoscale.registry import domain_sources
+    shutil.rmtree(places.build / "store")
+    build_store(places.build / "store", domain_sources("stdlib"), vocab_size=400, progress=False)
+    with pytest.raises(InputError, match=f"is token store .*was trained on {lost.spec.store[:16]}"): train_again(lost.name, "look")
+
+
+def test_a_run_is_named_by_hash_or_name():
+    def record(seed, name): return RunRecord(RunSpec(Mixture.uniform("ab", 128), "store", {}, {}, 64, 1, seed), name, "finished", losses={"a": 3. + seed, "b": 5.})
+    one, two, other = records = [record(0, "base"), record(1, "base"), record(2, "a x3")]
+    assert _named(records, "a x3") == other and _named(records, two.spec.hash) == two and _named([*records, one], one.spec.hash[:6]) == one
+    for wrong in ("a x", other.spec.hash[:5], "", "0" * 16):
+        with pytest.raises(InputError, match=r"no record has the name .*'a x3'.*"): _named(records, wrong)
+    with pytest.raises(InputError, match=f"2 runs.*{one.spec.hash} .base, seed 0.*{two.spec.hash} .base, seed 1"): _named(records, "base")
+
+
+def test_losses_are_compared_with_the_spread_of_seeds():
+    "Three seeds of one specification: the mean of two domains has a standard deviation of 0.05; a fourth run with another batch does not count."
+    spec = RunSpec(Mixture.uniform("ab", 128), "store", {}, {}, 64, 1)
+    def record(seed, a, b, **other): return RunRecord(RunSpec.from_dict({**spec.to_dict(), "seed": seed, **other}), "base", "finished", losses={"a": a, "b": b})
+    seeds = [record(0, 3., 5.), record(1, 3.1, 5.), record(2, 3.2, 5.)]
+    records = [*seeds, seeds[0], record(3, 9., 9., batch=2)]
+    def said(a): return _compare(seeds[0], record(0, a, 5.), records).splitlines()
+    within, outside, same = said(3.19), said(3.21), said(3.)
+    assert within[-1] == "The mean differs by 0.095 nats per token, within the spread of 3 seeds (2 standard deviations, 0.10000); the losses are not bit for bit the recorded ones."
+    assert "outside the spread" in outside[-1] and "by 0 nats" in same[-1] and same[-1].endswith("every loss is bit for bit the recorded one.")
+    assert [cell.strip() for cell in within[3].split("|")[1:-1]] == ["a", "3.00000", "3.19000", "0.19000", "0.10000"]
+    assert [cell.strip() for cell in within[5].split("|")[1:-1]] == ["mean", "4.00000", "4.09500", "0.09500", "0.05000"]
+    few = _compare(seeds[0], seeds[0], seeds[:2])
+    assert "fewer than 3 seeds (2)" in few and few.count(" - |") == 3
+
+
+def test_make_reproduce_redraws_mini_only_where_no_profile_is_given(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    env = {k: v for k, v in os.environ.items() if k not in ("PROFILE", "MAKEFLAGS", "MFLAGS")}
+    def would_run(*given, **more): return subprocess.run(["make", "-n", "-o", ".venv/.installed", "reproduce", *given], cwd=tmp_path, env={**env, **more}, capture_output=True, text=True, check=True).stdout
+    default = would_run()
+    assert '--profile "smoke"' in default and "test ! -e figures/mini/stage-2-records.json || .venv/bin/autoscale reproduce --profile mini" in default
+    for one in (would_run("PROFILE=smoke"), would_run(PROFILE="smoke")): assert '--profile "smoke"' in one and "mini" not in one
+    mini = would_run("PROFILE=mini")
+    assert '--profile "mini"' in mini and mini.count("mini") == 1
 
 
 def test_parameters_of_the_smoke_profile_are_the_notebooks_defaults():
@@ -184,6 +315,14 @@ def test_one_byte_of_the_store_is_noticed_though_its_size_is_the_same(tmp_path):
         (store / name).write_bytes(b"one")
 
 
+def test_files_belong_to_the_name_that_they_begin_with(tmp_path):
+    places = Places(PAPER, tmp_path / "build", tmp_path / "records", tmp_path)
+    files = {"stage-2": ["stage-2-runs.csv", "stage-2.md"], "stage-2b": ["stage-2b-records.json", "stage-2b.csv"], "figure-04": ["figure-04-check.csv", "figure-04.csv"], "figure-041": ["figure-041.csv"]}
+    for name in (n for its in files.values() for n in its): (tmp_path / name).write_text("x")
+    for name, its in files.items(): assert [Path(p).name for p in outputs(places, name)] == its
+    assert short_name(Path("stage-2b-evidence.ipynb")) == "stage-2b"
+
+
 def test_a_damaged_state_or_list_of_records_counts_as_nothing_done(tmp_path):
     path, said = tmp_path / "state.json", []
     assert _read_state(path, said.append) == {} and said == []
@@ -208,13 +347,20 @@ def test_what_a_notebook_cannot_write_is_one_line(tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(InputError, match=r"no profile 'huge'; there are .*smoke"):
         load_profile("huge")
+    with pytest.raises(InputError, match="no notebook has a parameter without, recorded"):
+        reproduce("smoke", {"without": [], "recorded": True}, tmp_path)
     with pytest.raises(InputError, match="no notebook has a parameter tagret"):
         reproduce("smoke", {"tagret": 1}, tmp_path)
     with pytest.raises(InputError, match="write name=value"):
         parse_overrides(["target"])
     with pytest.raises(InputError, match=r"stage-2-proxy-runs: .*not in the optimiser|stage-2-proxy-runs: the optimiser has no setting 'lr'"):
         execute(PAPER / "stage-2-proxy-runs.ipynb", tmp_path / "x.ipynb", {"optimiser": {"lr": 1}, "store": str(_store(tmp_path)), "records": str(tmp_path), "out": str(tmp_path)}, show=False)
-    os.chdir(tmp_path)
+    shutil.copytree(PAPER, tmp_path / "nbs/paper", ignore=shutil.ignore_patterns("records"))
+    os.chdir(tmp_path / "nbs")
+    (tmp_path / "nbs/paper/profiles/odd.yml").write_text("without: [figure-99]")
+    with pytest.raises(InputError, match=r"odd.yml: without: there is no notebook figure-99; there are .*figure-04"):
+        load_profile("odd")
+    os.chdir(tmp_path.parent)
     with pytest.raises(InputError, match="not inside a checkout"):
         load_profile("smoke")
 

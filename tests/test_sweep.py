@@ -7,13 +7,14 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscale.mixture import InputError, Mixture
 from autoscale.runs import RunStore, RunTable, read_run_table, write_run_table
-from autoscale.sweep import ddo_design, design_table, jobs_from_design, read_settings, sweep
+from autoscale.sweep import amounts_design, ddo_design, design_table, jobs_from_design, random_design, read_settings, sweep
 from autoscale.trainer import OPTIMISER
 
 
@@ -33,6 +34,61 @@ def test_a_design_changes_one_domain_at_a_time(amounts, factor, multiple):
 def test_a_domain_with_too_few_tokens_is_refused_by_name():
     with pytest.raises(InputError, match=r"'b'.*at least 192 tokens"):
         ddo_design(Mixture(("a", "b"), (1920, 64)), multiple=64)
+
+
+def test_the_names_and_amounts_of_a_design_are_those_of_its_records():
+    design = ddo_design(Mixture(("a", "b"), (49 * 64, 10 * 64)), 3, 64)
+    assert [(name, [n // 64 for n in mixture.tokens]) for name, mixture in design] == [("base", [49, 10]), ("a x3", [147, 10]), ("a /3", [16, 10]), ("b x3", [49, 30]), ("b /3", [49, 3])]
+    assert [name for name, _ in ddo_design(Mixture(("a", "b"), (900, 900)), 5.5)][1:3] == ["a x5.5", "a /5.5"]
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(st.integers(20, 500), min_size=2, max_size=9), st.lists(st.sampled_from([1/9, 1/5.5, 1/3, .5, 2., 3., 5.5, 9.]), min_size=1, unique=True), st.sampled_from([1, 64]), st.data())
+def test_more_amounts_of_one_domain_change_that_domain_only(amounts, factors, multiple, data):
+    base = Mixture([f"d{i}" for i in range(len(amounts))], [n * multiple for n in amounts])
+    domain = data.draw(st.sampled_from(base.domains))
+    design = amounts_design(base, domain, factors, multiple)
+    assert [name for name, _ in design] == [f"{domain} x{f:g}" if f > 1 else f"{domain} /{1 / f:g}" for f in factors]
+    for factor, (_, mixture) in zip(factors, design):
+        assert all(mixture[d] == base[d] for d in base.domains if d != domain)
+        assert mixture[domain] % multiple == 0 and 0 < mixture[domain] != base[domain] and abs(mixture[domain] - base[domain] * factor) <= multiple / 2 + 1e-6
+
+
+def test_amounts_that_are_none_or_no_other_are_refused_with_what_is_enough():
+    base = Mixture(("a", "b"), (192, 640))
+    with pytest.raises(InputError, match=r"'a': 192 tokens /9 are 0 .*at least 576 tokens"): amounts_design(base, "a", [1/9], 64)
+    with pytest.raises(InputError, match=r"'a': 192 tokens x1.1 are 192 .*at least 640 tokens"): amounts_design(base, "a", [1.1], 64)
+    assert amounts_design(Mixture(("a", "b"), (576, 640)), "a", [1/9], 64)[0][1].tokens == (64, 640)
+    with pytest.raises(InputError, match="'c' is not in the base mixture of a, b"): amounts_design(base, "c", [3])
+    for factor in (0, -1, 1, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="factor"): amounts_design(base, "b", [factor])
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(0, 9), st.integers(0, 10**6), st.sampled_from([1, 64]))
+def test_random_mixtures_have_the_budget_and_every_domain(amounts, count, seed, multiple):
+    base = Mixture([f"d{i}" for i in range(len(amounts))], [n * multiple for n in amounts])
+    design = random_design(base, count, seed, multiple)
+    assert [name for name, _ in design] == [f"random {k}" for k in range(1, count + 1)]
+    for _, mixture in design:
+        assert mixture.total == base.total and mixture.domains == base.domains
+        assert all(n >= multiple and n % multiple == 0 for n in mixture.tokens)
+    assert random_design(base, count + 3, seed, multiple)[:count] == design  # more of them keep those that there are
+
+
+def test_random_mixtures_go_from_mild_to_strong_around_the_base():
+    base = Mixture(tuple("abcdefg"), tuple(n * 128 for n in (100, 200, 300, 400, 500, 600, 700)))
+    drawn = np.array([x.weights / base.weights for _, x in random_design(base, 3000, 5, 128)]).reshape(1000, 3, 7)
+    mild, medium, strong = np.log(drawn).std((0, 2))
+    assert mild < medium < strong
+    assert np.abs(drawn.mean((0, 1)) - 1).max() < .05  # around the base, also one that is not uniform
+    uniform = np.array([7 * x.weights for _, x in random_design(Mixture.uniform("abcdefg", 7 * 1152 * 128, 128), 3000, 5, 128)])
+    assert np.quantile(uniform, [.02, .98]) == pytest.approx([.2, 2.3], abs=.06)
+    assert random_design(base, 3, 5, 128) != random_design(base, 3, 6, 128)
+
+
+def test_a_base_without_a_domain_has_no_random_mixtures():
+    with pytest.raises(InputError, match=r"'b': the base has 0 tokens of it, less than one sequence of 64"): random_design(Mixture(("a", "b"), (640, 0)), 1, 0, 64)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, float("inf"), float("nan")])
