@@ -309,7 +309,17 @@ def run_summary(places: Places, notebooks: list[Path]) -> list[str]:
         records = RunStore(places.records / kind).named(record_hashes(places, kind))
         lines.append(f"{len(records)} {kind} runs, {sum(r.spec.mixture.total for r in records):,} tokens, {sum(r.seconds for r in records):,.0f} run-seconds"
                                  + "".join(f"; {r.name} failed: {r.reason}" for r in records if r.status == "failed"))
-        if kind == "target": lines += [f"  {r.name}: mean held-out loss {r.mean_loss:.4f} nats per token (one seed)" for r in records if r.status == "finished"]
+        if kind == "target": lines += _by_mixture([r for r in records if r.status == "finished"])
+    return lines
+
+def _by_mixture(records: list[RunRecord]) -> list[str]:
+    "Mean held-out loss of each mixture over its seeds."
+    lines = []
+    for name in dict.fromkeys(r.name.partition(", seed ")[0] for r in records):
+        losses = [r.mean_loss for r in records if r.name.partition(", seed ")[0] == name]
+        mean, n = sum(losses) / len(losses), len(losses)
+        spread = "one seed" if n == 1 else f"{n} seeds, standard deviation {(sum((l - mean) ** 2 for l in losses) / (n - 1)) ** .5:.4f}"
+        lines.append(f"  {name}: mean held-out loss {mean:.4f} nats per token ({spread})")
     return lines
 
 def check_summary(places: Places) -> list[str]:
