@@ -370,3 +370,10 @@ def _store(folder):
     from autoscale.corpus import build_store
     from autoscale.registry import domain_sources
     return build_store(folder / "store", domain_sources("stdlib"), vocab_size=400, progress=False).path
+
+
+def test_the_readme_quotes_the_noise_study():
+    "Every row of the README's table of settings is one of the recorded study, digit for digit."
+    section = (ROOT / "README.md").read_text().partition("## A proxy one can believe")[2].partition("\n## ")[0]
+    quoted = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(quoted) >= 8 and set(quoted) <= set((ROOT / "figures/mini/study-noise.md").read_text().splitlines())
