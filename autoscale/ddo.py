@@ -192,11 +192,10 @@ def change_errors(design: Design,
     """Standard error of `measure`'s change between each point and the base run. None where no run was repeated.
 
     Paired by seed where every mixture has the same seeds (`Design.by_seed`), else from the noise of independent runs."""
-    change = lambda one: {d: measure(p.losses) - measure(one.base_losses) for d, p in one.points.items()}
-    each = [change(one) for one in design.by_seed.values()]
-    if each:
-        variances = [np.var([c[d][i] for c in each], axis=0, ddof=1) for d, p in design.points.items() for i in range(len(p.amounts)) if i != p.base]
-        error, runs = np.sqrt(np.mean(variances, axis=0)), lambda n, n0: 1 / len(each)
+    each = np.array([[measure(l[0]) for l in one.mixtures] for one in design.by_seed.values()])  # (seeds, mixtures, ...)
+    if len(each):
+        left = each - each.mean(0) - each.mean(1, keepdims=True) + each.mean((0, 1))
+        error, runs = np.sqrt(2 * (left ** 2).sum((0, 1)) / np.prod(np.subtract(each.shape[:2], 1))), lambda n, n0: 1 / len(each)
     else: error, runs = noise(design, measure)[0], lambda n, n0: 1 / n + 1 / n0
     if error is None: return None
     return {d: np.array([error * (0. if i == p.base else math.sqrt(runs(n, p.repeats[p.base]))) for i, n in enumerate(p.repeats)]) for d, p in design.points.items()}

@@ -62,7 +62,7 @@ def draw_weights(mixtures: dict[str, Mixture],  # label -> mixture over the same
         if mixture.domains != domains: raise InputError(f"{label} mixes {', '.join(mixture.domains)}, the others {', '.join(domains)}")
         x = np.arange(len(domains)) + (k - (len(mixtures) - 1) / 2) * width
         ax.bar(x, mixture.weights, width, color=shades[k], label=label)
-        if label in (spread or {}): ax.errorbar(x, mixture.weights, spread[label], fmt="none", ecolor="C3", elinewidth=1, capsize=2)
+        if label in (spread or {}): ax.errorbar(x, mixture.weights, [np.minimum(spread[label], mixture.weights), spread[label]], fmt="none", ecolor="C3", elinewidth=1, capsize=2)
     ax.axhline(1 / len(domains), color="0.4", lw=1, ls="--", label="uniform share")
     frame = pd.DataFrame([{"mixture": label, "total_tokens": x.total, "domain": d, "tokens": n, "weight": w} for label, x in mixtures.items() for d, n, w in zip(domains, x.tokens, x.weights)])
     if spread:

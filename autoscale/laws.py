@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['effective_tokens', 'judge', 'lowest', 'LawOptimum', 'Law', 'FormulaLaw', 'own_domains', 'about', 'fit_formula',
-           'held_out', 'PaperLaw', 'fit_paper']
+           'held_out', 'repeat_noise', 'PaperLaw', 'fit_paper']
 
 # %% ../nbs/08_laws.ipynb #18489d84
 import math
@@ -91,12 +91,13 @@ class Law:
     validation: tuple[str, ...]  # (v,)
     centre: np.ndarray  # (m,) mean weights of the runs
     least: np.ndarray  # (m,) smallest weight of each domain in any run
+    measured: tuple[float, float]  # tokens of the smallest and of the largest run
     notes: tuple[str, ...]  # about the table and the fit
     convex: bool = True  # in the weights, at a given budget
     caution: float = 0.  # nats, see above
 
-    def draws_at(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        "(S, v) losses of every draw after (m,) effective tokens, and their (S, v, m) slopes per token."
+    def draws_at(self, tokens: np.ndarray, some=slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        "(S, v) losses of every draw, or of some, after (m,) effective tokens, and their (S, v, m) slopes per token."
         raise NotImplementedError
 
     def loss_draws(self, tokens) -> np.ndarray:  # (S, v) or (S, n, v) nats per token
@@ -127,7 +128,7 @@ class Law:
             there = np.array([float(available[d]) for d in self.domains])
 
         def values(w, draws=slice(None)):  # (S,) and (S, m)
-            losses, slopes = (part[draws] for part in self.draws_at(effective_tokens(w * total, there)))
+            losses, slopes = self.draws_at(effective_tokens(w * total, there), draws)
             value, weight = judged(losses)
             return value, np.einsum("sv,svm->sm", weight, slopes) * (total * _worth(w * total, there))
         start = limit_weights(self.centre, lower, upper)
@@ -159,8 +160,12 @@ class Law:
         return LawOptimum(mixture, w, float(at.mean()), bounds, gap, self.convex and available is None, gain, (*self.notes, *self._warnings(mixture, w, gain, len(at))))
 
     def _warnings(self, mixture, w, gain, draws):
+        small, large = self.measured
+        if mixture.total < .99 * small: yield f"{format_tokens(mixture.total)} tokens are fewer than the smallest run had, {format_tokens(round(small))}: nothing was measured there"
+        if mixture.total > 10 * large:
+            yield f"{format_tokens(mixture.total)} tokens are {mixture.total / large:.3g} times the largest run: what is said that far out is a bet on the law's form, which no interval here covers; the predicted loss more than the weights"
         for d, weight, least in zip(self.domains, w, self.least):
-            if weight < least / 3: yield f"{d}: weight {weight:.3g} is far below the smallest that was measured, {least:.3g}; a run with less of it would tell, or give it a floor"
+            if weight < least / 3: yield f"{d}: weight {round(weight, 6):.3g} is far below the smallest that was measured, {least:.3g}; a run with less of it would tell, or give it a floor"
         if mixture.epochs: yield from (f"{d}: seen {e:.3g} times over" for d, e in zip(self.domains, mixture.epochs) if e > 4)
         if draws > 1:
             for name, (_, low, _) in gain.items():
@@ -190,7 +195,7 @@ class FormulaLaw(Law):
     unit: float = 1.  # tokens: geometric mean of the runs' totals
     own: tuple[int | None, ...] = ()  # (v,) which training domain each validation domain is
 
-    def draws_at(self, tokens):
+    def draws_at(self, tokens, some=slice(None)):
         m, h = len(self.domains), 1e-30
         steps = np.vstack([np.asarray(tokens, float) / self.unit + 0j, tokens / self.unit + 1j * h * np.eye(m)])
         at = np.array([self.form(theta, steps, own) for theta, own in zip(self.theta, self.own)])  # (v, 1 + m)
@@ -206,8 +211,9 @@ def about(table: RunTable) -> dict:
     if not table.validation: raise InputError("the runs have no losses; train them first")
     totals = table.tokens.sum(1); weights = table.tokens / totals[:, None]; notes = []
     if totals.max() < 1.9 * totals.min(): notes.append(f"all runs have about {format_tokens(round(np.median(totals)))} tokens: how the best mixture moves with the budget is assumed, not measured; add runs of another size")
+    if np.ptp(weights, axis=0).max() < 1e-6: notes.append("all runs have the same mixture: they say nothing about another; add runs with other weights")
     notes += [f"{d}: no run has any of it; nothing is known about it" for d in np.array(table.domains)[~table.tokens.any(0)]]
-    return {"domains": table.domains, "validation": table.validation, "centre": weights.mean(0), "least": weights.min(0), "notes": tuple(notes)}
+    return {"domains": table.domains, "validation": table.validation, "centre": weights.mean(0), "least": weights.min(0), "measured": (totals.min(), totals.max()), "notes": (*table.notes, *notes)}
 
 def fit_formula(table: RunTable, name: str) -> FormulaLaw:
     "Fit a rival, one of `exponential`, `bimix`, `log-linear`, `regression`, to every validation domain by least squares. Raises `InputError` on another name."
@@ -220,6 +226,7 @@ def fit_formula(table: RunTable, name: str) -> FormulaLaw:
         if name == "log-linear": theta.append(_ridge(np.column_stack([np.log(total), tokens / total[:, None]]), np.log(y)))
         elif name == "regression": theta.append(_ridge(np.log(tokens + 1e-3), y))
         else: theta.append(least_squares(lambda p, y=y, i=i: form(p, tokens, i) - y, start(y, len(table.domains)), jac="cs", max_nfev=300).x)
+    if len(table) < len(theta[0]): known["notes"] += (f"{len(table)} runs for {len(theta[0])} parameters of each validation domain: others fit as well, and their best mixtures may be far from this one",)
     return FormulaLaw(name, **known, convex=convex, form=form, theta=np.array(theta), unit=unit, own=own)
 
 def _ridge(x, y):  # least squares with an intercept, and a trace of ridge for directions that no run explored
@@ -234,10 +241,13 @@ _rivals = {"exponential": (_exponential, lambda y, m: np.array([.6 * y.min(), np
 # %% ../nbs/08_laws.ipynb #d02ba445
 def held_out(fit: Callable,  # RunTable -> Law
              table: RunTable, folds: int = 5, seed: int = 0) -> dict[str, float]:
-    "Root mean square error, nats, on runs that the fit did not see: `mixtures` (in `folds` parts, repeats together) and `scale` (all runs of more than the middle total; nan for one scale)."
+    """Root mean square error, nats, on runs that the fit did not see: `mixtures` (in `folds` parts, repeats together) and `scale` (all runs of more than the middle total; nan for one scale).
+
+    Raises `InputError` where all runs have the same tokens: nothing would be left to fit."""
     part = lambda keep: RunTable(tuple(np.array(table.runs)[keep]), table.domains, table.validation, table.tokens[keep], table.losses[keep])
     def error(out): return ((fit(part(~out)).loss(table.tokens[out]) - table.losses[out]) ** 2).sum()
     _, same = np.unique(table.tokens, axis=0, return_inverse=True); same = same.ravel()
+    if not same.any(): raise InputError("all runs have the same tokens of every domain; to leave some out there must be others")
     fold = np.random.default_rng(seed).permutation(same.max() + 1)[same] % folds
     totals = table.tokens.sum(1); middle = math.sqrt(totals.min() * totals.max())
     scales = totals.max() > 1.9 * totals.min()
@@ -245,13 +255,20 @@ def held_out(fit: Callable,  # RunTable -> Law
     return {"mixtures": rms(sum(error(fold == k) for k in range(folds) if (fold == k).any()), len(table)),
             "scale": rms(error(totals > middle), (totals > middle).sum()) if scales else math.nan}
 
+def repeat_noise(table: RunTable) -> float:
+    "Standard deviation, nats, between runs with the same tokens of every domain (other seeds), pooled over mixtures and validation domains: no law predicts a run better. nan where no mixture was run twice."
+    _, same = np.unique(table.tokens, axis=0, return_inverse=True); same = same.ravel()
+    count = np.bincount(same); free = (count - 1).sum()
+    means = np.stack([np.bincount(same, column) / count for column in table.losses.T], 1)
+    return math.sqrt(((table.losses - means[same]) ** 2).mean(1).sum() / free) if free else math.nan
+
 # %% ../nbs/08_laws.ipynb #f655f48d
 @dataclass(frozen=True)
 class PaperLaw(Law):
     "DDO at every scale and the paper's projection (Kang et al. 2025, Algorithms 1 and 2)."
     table: RunTable | None = None
 
-    def draws_at(self, tokens): raise InputError("the paper's projection predicts a mixture, not its losses; choose another law to predict losses")
+    def draws_at(self, tokens, some=slice(None)): raise InputError("the paper's projection predicts a mixture, not its losses; choose another law to predict losses")
 
     def optimum(self, total, floor=0., cap=1., available=None, max_epochs=None, objective="nats", level=.9):
         m = len(self.domains); lower, upper = weight_bounds(m, floor, cap, self.domains)

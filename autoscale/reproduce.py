@@ -267,18 +267,25 @@ def train_again(run: str,  # a record's hash, the first digits of it (6 or more)
     return _compare(record, new, records)
 
 def _compare(old: RunRecord, new: RunRecord, records: list[RunRecord]) -> str:
-    "Losses then and now, beside the standard deviation between seeds of the same specification where 3 or more were trained."
+    "Losses then and now, beside the noise of such a run: the standard deviation between seeds, pooled over all recorded mixtures of about its length and otherwise its settings."
     import numpy as np, pandas as pd
     values = lambda r: [*(r.losses[d] for d in old.losses), r.mean_loss]
-    seeds = {r.spec.seed: values(r) for r in records if r.status == "finished" and replace(r.spec, seed=old.spec.seed) == old.spec}
-    spread = np.std(list(seeds.values()), axis=0, ddof=1) if len(seeds) > 2 else None
+    alike, length = {}, old.spec.mixture.total
+    for r in records:
+        if r.status == "finished" and length / 1.5 < r.spec.mixture.total < length * 1.5 and replace(r.spec, mixture=old.spec.mixture, seed=old.spec.seed) == old.spec:
+            alike.setdefault(r.spec.mixture.tokens, {})[r.spec.seed] = values(r)
+    repeated = [np.array(list(seeds.values())) for seeds in alike.values() if len(seeds) > 1]
+    freedom = sum(len(of) - 1 for of in repeated)
+    noise = np.sqrt(sum(((of - of.mean(0)) ** 2).sum(0) for of in repeated) / freedom) if freedom > 1 else None
     difference = np.subtract(values(new), values(old))
     table = to_markdown(pd.DataFrame({"held-out nats per token": [*old.losses, "mean"], "recorded": [f"{v:.5f}" for v in values(old)], "trained again": [f"{v:.5f}" for v in values(new)],
-                                      "difference": [f"{v:.5f}" for v in difference], "sd between seeds": ["-"] * len(difference) if spread is None else [f"{v:.5f}" for v in spread]}))
-    if spread is None: seeded = f"and with fewer than 3 seeds ({len(seeds)}) there is no saying whether that is much"
-    else: seeded = f"{'within' if abs(difference[-1]) <= 2 * spread[-1] else 'outside'} the spread of {len(seeds)} seeds (2 standard deviations, {2 * spread[-1]:.5f})"
+                                      "difference": [f"{v:.5f}" for v in difference], "sd between seeds": ["-"] * len(difference) if noise is None else [f"{v:.5f}" for v in noise]}))
+    if noise is None: judged = "and no runs like it were recorded with several seeds, so there is no saying whether that is much"
+    else:
+        limit = 2 * 2 ** .5 * noise[-1]  # two runs of other seeds differ by the square root of 2 of it
+        judged = f"{'within' if abs(difference[-1]) <= limit else 'outside'} what two seeds differ by ({limit:.5f}: 2 standard deviations, {freedom} degrees of freedom)"
     same = "every loss is bit for bit the recorded one" if new.losses == old.losses else "the losses are not bit for bit the recorded ones"
-    return f"{old.name} ({old.spec.hash}, seed {old.spec.seed})\n{table}The mean differs by {difference[-1]:.2g} nats per token, {seeded}; {same}."
+    return f"{old.name} ({old.spec.hash}, seed {old.spec.seed})\n{table}The mean differs by {difference[-1]:.2g} nats per token, {judged}; {same}."
 
 # %% ../nbs/13_reproduce.ipynb #5617c21e
 def wanted(notebook: Path, source: str) -> bool:

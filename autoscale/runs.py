@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'RunSpec', 'RunRecord', 'RunStore', 'RunTable', 'run_table', 'write_run_table', 'read_run_table',
-           'sample_run_table']
+           'sample_run_table', 'read_paired_tables']
 
 # %% ../nbs/03_runs.ipynb #a4c2d0c3
-import csv, difflib, hashlib, io, json, math
+import csv, difflib, hashlib, io, json, math, re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .mixture import InputError, Mixture, atomic_write, mixture_from_dict
+from .mixture import InputError, Mixture, atomic_write, mixture_from_dict, parse_tokens
 
 # %% ../nbs/03_runs.ipynb #4543d5b6
 RECIPE = 1  # raise when training semantics change
@@ -133,6 +133,7 @@ class RunTable:
     params: np.ndarray | None = None  # (n,)
     seed: np.ndarray | None = None  # (n,)
     steps: np.ndarray | None = None  # (n,)
+    notes: tuple[str, ...] = ()  # what a reader of the runs must know, one sentence each
 
     def __post_init__(self):
         if not self.runs: raise InputError("a run table without runs")
@@ -177,35 +178,47 @@ def read_run_table(path: str | Path,
                    trained: bool = True,  # False accepts a design: runs without losses
                   ) -> RunTable:
     "Read the CSV contract. Raises `InputError` naming the file, and the run and column of a bad value."
+    return _parse(path, _parse_runs, trained)
+
+def _parse(path, parse, *options):  # parse(text, *options), every refusal with the file's name
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f: return _parse_runs(f.read(), trained)
+        with open(path, newline="", encoding="utf-8-sig") as f: return parse(f.read(), *options)
     except FileNotFoundError: raise InputError(f"{path}: there is no such run table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as e: raise InputError(f"{path}: cannot be read as CSV ({e})") from None
     except InputError as e: raise InputError(f"{path}: {e}") from None
 
-def _parse_runs(text: str, trained: bool) -> RunTable:
+def _cells(text):  # -> header, rows
     lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)]
     header, *rows = [row for row in lines if any(row)] or [[]]
-    domains, validation = (tuple(c.removeprefix(p) for c in header if c.startswith(p)) for p in ("tokens.", "loss."))
     twice = [c for c, n in Counter(header).items() if n > 1 and c]
     if twice: raise InputError(f"the column {twice[0]} stands there twice")
+    return header, rows
+
+def _columns(text, header, rows):  # -> {name: cells}
+    if not text.endswith(("\n", "\r")): raise InputError("looks cut off, its last line has no end; end it with a newline if it is complete")
+    for row in rows:
+        if len(row) != len(header): raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}")
+    return {c: [row[i] for row in rows] for i, c in enumerate(header) if header.index(c) == i}
+
+def _numbers(runs, name, cells, whole=False):
+    for run, cell in zip(runs, cells):
+        try: good = not math.isnan(float(cell)) and (not whole or (float(cell).is_integer() and abs(float(cell)) < 2**63))
+        except ValueError: good = False
+        if not good: raise InputError(f"run {run!r}: {name} is {cell!r}, not a {'whole ' if whole else ''}number; mend it or leave the run out")
+    return np.array([float(cell) for cell in cells])
+
+def _parse_runs(text: str, trained: bool) -> RunTable:
+    header, rows = _cells(text)
+    domains, validation = (tuple(c.removeprefix(p) for c in header if c.startswith(p)) for p in ("tokens.", "loss."))
     for c in header:
         prefix, dot, name = c.partition(".")
         meant = difflib.get_close_matches(prefix.strip().lower(), ("tokens", "loss"), 1, .75)
         if dot and meant and prefix != meant[0]: raise InputError(f"the column {c} is not known; rename it to {meant[0]}.{name.strip()}, or leave it out")
     if "run" not in header or not domains: raise InputError(f"a run table needs the columns run, tokens.<domain> … and loss.<domain> …; found {', '.join(header) or 'none'}")
-    if not text.endswith(("\n", "\r")): raise InputError("looks cut off, its last line has no end; end it with a newline if it is complete")
+    column = _columns(text, header, rows)
     if trained and not validation: raise InputError("there are no loss.<domain> columns; train these runs and add their losses (nats per token)")
-    for row in rows:
-        if len(row) != len(header): raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}")
-    column = {c: [row[i] for row in rows] for i, c in enumerate(header)}
     if not all(column["run"]): raise InputError("a run has no name; give each row one in the column run")
-    def numbers(c, whole=False):
-        for run, cell in zip(column["run"], column[c]):
-            try: good = not math.isnan(float(cell)) and (not whole or (float(cell).is_integer() and abs(float(cell)) < 2**63))
-            except ValueError: good = False
-            if not good: raise InputError(f"run {run!r}: {c} is {cell!r}, not a {'whole ' if whole else ''}number; mend it or leave the run out")
-        return np.array([float(cell) for cell in column[c]])
+    numbers = lambda c, whole=False: _numbers(column["run"], c, column[c], whole)
     stack = lambda prefix, names: np.stack([numbers(f"{prefix}.{n}") for n in names], 1) if names else np.zeros((len(rows), 0))
     optional = {c: numbers(c, whole=True).astype(np.int64) for c in _optional if any(column.get(c, ()))}
     return RunTable(tuple(column["run"]), domains, validation, stack("tokens", domains), stack("loss", validation), **optional)
@@ -215,3 +228,49 @@ def sample_run_table() -> RunTable:
     "26 runs of a GPT-2 of 137 thousand parameters on six real domains: two DDO designs, base runs of 73,728 and 294,912 tokens."
     from importlib.resources import as_file, files
     with as_file(files("autoscale") / "data" / "sample_runs.csv") as path: return read_run_table(path)
+
+# %% ../nbs/03_runs.ipynb #63169f5b
+_labels = ("run", "run_id", "name", "index", "id", "")  # columns that name a run; a table written by pandas has one without a name
+
+def _core(names):  # what tells names apart: their words without those that all of them begin or end with
+    words = [re.findall("[a-z0-9]+", name.lower()) for name in names]
+    for end in (0, -1):
+        while len(words) > 1 and all(len(w) > 1 for w in words) and len({w[end] for w in words}) == 1:
+            for w in words: w.pop(end)
+    return [" ".join(w) for w in words]
+
+def read_paired_tables(mixtures: str | Path,  # CSV: a row per run, a column per domain with its weight
+                       metrics: str | Path,  # CSV: a row per run, a column per loss or other metric; lower is better
+                       total_tokens: int | str,  # tokens of every run, as `parse_tokens` reads them, or the mixture table's column that has them
+                       key: str | None = None,  # column that both are joined on; else the first of run, run_id, name, index, id that both have, else the first of each
+                      ) -> RunTable:
+    "Two published tables as one run table. Raises `InputError` naming the file, run and column of a bad value, on weights that do not sum to 1 within 2%, and where no run stands in both."
+    weighed, judged = (_parse(path, lambda text: _columns(text, *_cells(text))) for path in (mixtures, metrics))
+    label = lambda c: c.lower() in _labels or c.lower().startswith("unnamed:")
+    shared = [key] if key is not None else [c for c in weighed if label(c) and c in judged][:1]
+    where = []
+    for path, table in ((mixtures, weighed), (metrics, judged)):
+        if key is not None and key not in table: raise InputError(f"{path}: there is no column {key} to join on; its columns are {', '.join(table)}")
+        if not table: raise InputError(f"{path}: there is nothing in it")
+        where.append(shared[0] if shared else next(iter(table)))
+        for run, times in Counter(table[where[-1]]).items():
+            if times > 1: raise InputError(f"{path}: run {run!r} stands there twice in the column {where[-1] or 1}; name another column to join on")
+    row = {run: i for i, run in enumerate(judged[where[1]])}
+    both = [(run, i, row[run]) for i, run in enumerate(weighed[where[0]]) if run in row]
+    if not both: raise InputError(f"{mixtures} and {metrics}: no run stands in both (such as {weighed[where[0]][:1]} and {row and list(row)[:1]}); name the column to join on")
+    runs, first, second = zip(*both)
+    def numbers(path, table, column, rows):
+        try: return _numbers(runs, column, [table[column][i] for i in rows])
+        except InputError as e: raise InputError(f"{path}: {e}") from None
+    total = numbers(mixtures, weighed, total_tokens, first) if total_tokens in weighed else np.full(len(runs), float(parse_tokens(total_tokens)))
+    domains = [c for c in weighed if not label(c) and c not in (where[0], total_tokens)]
+    scores = [c for c in judged if not label(c) and c != where[1]]
+    if not domains or not scores: raise InputError(f"{metrics if domains else mixtures}: there is no column beside those that name the runs")
+    weights = np.stack([numbers(mixtures, weighed, d, first) for d in domains], 1); whole = weights.sum(1)
+    for r in np.flatnonzero(abs(whole - 1) > .02): raise InputError(f"{mixtures}: the weights of run {runs[r]!r} sum to {whole[r]:.4g}, not 1; is a domain missing, or a column no domain?")
+    own = dict(zip(_core(domains), domains))
+    validation = [own.get(core, score) for core, score in zip(_core(scores), scores)]
+    if len(set(validation)) < len(validation): validation = scores
+    alone = [r for r in [*weighed[where[0]], *row] if r not in runs]
+    notes = (f"{len(alone)} of the runs stand in only one of the two tables and are left out: {', '.join(alone[:8])}{' …' if len(alone) > 8 else ''}",) if alone else ()
+    return RunTable(runs, tuple(domains), tuple(validation), weights / whole[:, None] * total[:, None], np.stack([numbers(metrics, judged, s, second) for s in scores], 1), notes=notes)

@@ -1,5 +1,6 @@
 """The command line: results on standard output, one clear line and status 1 for bad input, status 2 for a misspelt command."""
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoscale.mixture import Mixture, load_mixture
-from autoscale.runs import read_run_table, sample_run_table, write_run_table
+from autoscale.joint import LAWS, fit_joint, held_out_laws
+from autoscale.laws import held_out
+from autoscale.mixture import Mixture, load_mixture, mixture_to_dict
+from autoscale.projection import project_runs
+from autoscale.runs import RunTable, read_run_table, sample_run_table, write_run_table
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("autoscale")
@@ -40,23 +44,92 @@ def test_misspelt_commands_are_status_2(args):
 
 
 def test_project_to_exactly_the_target(tmp_path):
-    done = autoscale("project", "sample", "--to", "10M", "--floor", "0.2", "--json", tmp_path / "w.json")
+    done = autoscale("project", "sample", "--to", "10M", "--json", tmp_path / "w.json")
     assert done.returncode == 0
-    mixture = load_mixture(tmp_path / "w.json")
-    assert mixture.total == 10_000_000 and mixture.method == "autoscale" and mixture.domains == sample_run_table().domains
-    for domain, tokens in zip(mixture.domains, mixture.tokens):
-        assert f"{tokens:,}" in next(line for line in done.stdout.splitlines() if line.startswith(f"| {domain} "))
-    again = json.loads(autoscale("project", "sample", "--to", "10M", "--json", "-").stdout)
-    assert again["tokens"] == list(mixture.tokens)
+    mixture, result = load_mixture(tmp_path / "w.json"), json.loads((tmp_path / "w.json").read_text())
+    assert mixture.total == 10_000_000 and mixture.method == result["law"] == "joint" and mixture.domains == sample_run_table().domains
+    for domain, tokens, weight, low, high in zip(mixture.domains, mixture.tokens, mixture.weights, mixture.interval["low"], mixture.interval["high"]):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f"| {domain} "))
+        assert f"{tokens:,}" in line and f"{weight:.4f}" in line and f"{low:.4f} to {high:.4f}" in line and low - 1e-6 <= weight <= high + 1e-6
+    best = fit_joint(sample_run_table()).optimum(10_000_000)
+    assert result["tokens"] == list(best.mixture.tokens) and result["gap"] == pytest.approx(best.gap, abs=1e-9) and best.gap < 1e-4
+    for known, (mean, low, high) in ((result["predicted"], (best.value, *best.interval)), (result["gain"]["uniform"], best.gain["uniform"])):
+        assert [known[k] for k in ("mean", "low", "high")] == pytest.approx([mean, low, high], abs=1e-9) and low < mean < high
+    assert f"gain over uniform: {best.gain['uniform'][0]:.4f} nats per token, 90% interval" in done.stdout and "note: 10M tokens are 25.4 times the largest run" in done.stdout
 
 
-def test_target_floor_and_epochs_hold(tmp_path):
+def test_readme_shows_what_project_and_held_out_print():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    best = fit_joint(sample_run_table()).optimum(10_000_000)
+    for domain, weight, low, high in zip(best.mixture.domains, best.mixture.weights, best.mixture.interval["low"], best.mixture.interval["high"]):
+        shown = re.search(rf"^\| {domain} +\| +([\d.]+) \| ([\d.]+) to ([\d.]+) \|", text, re.MULTILINE)
+        assert [float(v) for v in shown.groups()] == pytest.approx([weight, low, high], abs=1e-3)
+    errors = held_out_laws(sample_run_table()); rivals = [e["mixtures"] for name, e in errors.items() if name != "joint"]
+    assert f"misses them by {errors['joint']['mixtures']:.3f} nats, its rivals by {min(rivals):.3f} to {max(rivals):.3f}" in text
+    assert f"joint law misses by {errors['joint']['scale']:.3f}, `exponential` by {errors['exponential']['scale']:.3f}" in text
+
+
+def test_the_papers_projection_is_one_option_away(tmp_path):
+    done = autoscale("project", "sample", "--to", "10M", "--law", "ddo", "--floor", "0.2", "--json", tmp_path / "w.json")
+    result = json.loads((tmp_path / "w.json").read_text())
+    _, target = project_runs(sample_run_table(), 10_000_000, floor=.2 / 6)
+    assert result == {**mixture_to_dict(target.mixture), "k": target.k, "notes": list(target.notes)} and result["method"] == "autoscale"
+    assert "DDO at 73.73k" in done.stdout and all(f"note: {note}" in done.stdout for note in target.notes)
+    assert json.loads(autoscale("project", "sample", "--to", "10M", "--law", "ddo", "--json", "-").stdout) == result
+
+
+@pytest.mark.parametrize("law", ["joint", "ddo", "bimix"])
+def test_target_floor_and_epochs_hold(tmp_path, law):
     (tmp_path / "available.json").write_text(json.dumps({d: 2_000_000 for d in sample_run_table().domains}))
-    done = autoscale("project", "sample", "--to", "10M", "--target-floor", ".3", "--available", tmp_path / "available.json", "--max-epochs", "1.25", "--json", tmp_path / "w.json")
+    done = autoscale("project", "sample", "--to", "10M", "--law", law, "--target-floor", ".3", "--available", tmp_path / "available.json", "--max-epochs", "1.25", "--json", tmp_path / "w.json")
     assert done.returncode == 0, done.stderr
     mixture = load_mixture(tmp_path / "w.json")
     assert max(mixture.epochs) <= 1.25 + 1e-6 and min(mixture.weights) >= .3 / 6 - 1e-6 and mixture.total == 10_000_000
-    assert "held at the target's cap" in done.stdout
+    assert f"{mixture.epochs[0]:.2f} |" in done.stdout
+    if law == "ddo": assert "held at the target's cap" in done.stdout
+    else: assert "gain over natural" in done.stdout and "not convex" in done.stdout and (mixture.interval is None) == (law == "bimix")
+
+
+def test_what_is_to_be_low_can_be_chosen():
+    share = lambda objective: json.loads(autoscale("project", "sample", "--to", "10M", "--objective", objective, "--json", "-").stdout)["weights"][5]
+    every, books, more = share("nats"), share("books"), share("books=3,github=1")
+    assert every < more < books
+
+
+def test_runs_of_one_scale_are_answered_with_what_is_missing(tmp_path):
+    table = sample_run_table(); keep = slice(0, 13)
+    write_run_table(tmp_path / "one.csv", RunTable(table.runs[keep], table.domains, table.validation, table.tokens[keep], table.losses[keep]))
+    said = autoscale("project", tmp_path / "one.csv", "--to", "10M", "--json", tmp_path / "w.json").stdout
+    for note in ("how the best mixture moves with the budget is assumed, not measured", "10M tokens are 102 times the largest run", "not distinguishable from uniform"):
+        assert note in said and note in (tmp_path / "w.json").read_text()
+    held_out = json.loads(autoscale("fit", tmp_path / "one.csv", "--held-out", "--json", "-").stdout)["held_out"]
+    assert held_out["joint"]["scale"] is None and 0 < held_out["joint"]["mixtures"] < 1
+
+
+def test_held_out_errors_and_the_noise_of_repeats(tmp_path):
+    table = sample_run_table()
+    twice = RunTable((*table.runs, *(f"{r} again" for r in table.runs)), table.domains, table.validation, np.tile(table.tokens, (2, 1)), np.vstack([table.losses - .01, table.losses + .01]))
+    write_run_table(tmp_path / "runs.csv", twice)
+    result = json.loads(autoscale("fit", tmp_path / "runs.csv", "--held-out", "--json", "-").stdout)
+    assert result["repeat_noise"] == pytest.approx(.01 * 2 ** .5) and "ddo" not in result["held_out"]
+    assert result["held_out"]["log-linear"] == pytest.approx(held_out(LAWS["log-linear"], twice))
+    assert result["held_out"]["joint"]["mixtures"] < result["held_out"]["regression"]["mixtures"]
+    said = autoscale("fit", "sample", "--held-out").stdout
+    assert "noise between repeats of a mixture: not known" in said and f"{held_out(LAWS['bimix'], table)['mixtures']:.4f}" in said
+
+
+def test_two_published_tables_give_what_the_run_table_gives(tmp_path):
+    table = sample_run_table(); total = table.tokens.sum(1)
+    csv = lambda names, rows: "\n".join([",".join(names), *(",".join(map(str, row)) for row in rows), ""])
+    (tmp_path / "mixtures.csv").write_text(csv(["index", *(f"train_{d}" for d in table.domains), "tokens"], [(i, *(table.tokens[i] / total[i]), int(total[i])) for i in range(26)]))
+    (tmp_path / "metrics.csv").write_text(csv(["index", *(f"metric/{v}_val_loss" for v in table.validation)], [(i, *table.losses[i % 26]) for i in [*range(25, 0, -1), 99]]))
+    done = autoscale("project", tmp_path / "mixtures.csv", "--metrics", tmp_path / "metrics.csv", "--tokens", "tokens", "--to", "10M", "--json", tmp_path / "w.json")
+    assert "note: 2 of the runs stand in only one of the two tables and are left out: 0, 99" in done.stdout, done.stderr
+    rest = RunTable(table.runs[1:], table.domains, table.validation, table.tokens[1:], table.losses[1:])
+    assert json.loads((tmp_path / "w.json").read_text())["weights"] == pytest.approx(list(fit_joint(rest).optimum(10_000_000).mixture.weights), abs=1e-4)
+    assert "go together" in refused("project", tmp_path / "mixtures.csv", "--metrics", tmp_path / "metrics.csv", "--to", "10M")
+    assert "go together" in refused("fit", "sample", "--tokens", "1B")
+    assert "'lots' is not a number of tokens" in refused("fit", tmp_path / "mixtures.csv", "--metrics", tmp_path / "metrics.csv", "--tokens", "lots", "--held-out")
 
 
 def test_fit_finds_both_scales_and_certifies(tmp_path):
@@ -90,11 +163,16 @@ def test_design_sweep_fit_on_own_text(tmp_path):
 
 
 def test_refusals_are_one_line(tmp_path):
-    assert "below the smallest scale" in refused("project", "sample", "--to", "1k")
+    assert "below the smallest scale" in refused("project", "sample", "--to", "1k", "--law", "ddo")
     assert "not a number of tokens" in refused("project", "sample", "--to", "lots")
     assert "no such run table" in refused("fit", tmp_path / "none.csv")
     assert "floors sum to 1.2" in refused("fit", "sample", "--floor", "1.2")
     assert "nats or perplexity" in refused("fit", "sample", "--objective", "accuracy")
+    assert "law 'magic' is not known; choose joint, ddo, exponential" in refused("project", "sample", "--to", "10M", "--law", "magic")
+    assert "use --target-floor" in refused("project", "sample", "--to", "10M", "--floor", "0.2")
+    assert "choose nats, perplexity, or weights for wikipedia" in refused("project", "sample", "--to", "10M", "--objective", "accuracy")
+    assert "each domain once" in refused("project", "sample", "--to", "10M", "--objective", "books=1,books=2")
+    assert "nats or perplexity" in refused("project", "sample", "--to", "10M", "--law", "ddo", "--objective", "books=1")
     assert "needs --available" in refused("project", "sample", "--to", "10M", "--max-epochs", "4")
     (tmp_path / "a.json").write_text('{"wikipedia": 5}')
     assert "no available tokens" in refused("project", "sample", "--to", "10M", "--available", tmp_path / "a.json")
@@ -111,7 +189,7 @@ def test_refusals_are_one_line(tmp_path):
     (tmp_path / "cut.csv").write_text("\n".join(lines[:12]) + "\n")
     assert "no DDO design" in refused("fit", tmp_path / "cut.csv")
     (tmp_path / "one.csv").write_text("\n".join(lines[:14]) + "\n")
-    assert "needs a second one at another scale" in refused("project", tmp_path / "one.csv", "--to", "10M")
+    assert "needs a second one at another scale" in refused("project", tmp_path / "one.csv", "--to", "10M", "--law", "ddo")
     assert "no profile" in refused("reproduce", "--profile", "nope")
 
 
@@ -121,7 +199,7 @@ def test_ignored_runs_are_named(tmp_path):
     last = (tmp_path / "runs.csv").read_text().splitlines()[-1].split(",")
     with open(tmp_path / "runs.csv", "a") as f:
         f.write(",".join(["stray", "777", *last[2:]]) + "\n")
-    for command in (["fit"], ["project", "--to", "10M"]):
+    for command in (["fit"], ["project", "--to", "10M", "--law", "ddo"]):
         done = autoscale(command[0], tmp_path / "runs.csv", *command[1:], "--json", tmp_path / "w.json")
         assert "note: 1 of the table's runs belong to no design and are ignored: stray" in done.stdout, done.stderr
         assert "ignored: stray" in (tmp_path / "w.json").read_text()
@@ -163,16 +241,18 @@ def test_again_goes_with_neither_fresh_nor_the_published_numbers(tmp_path):
 
 def test_nothing_is_written_when_the_result_is_refused(tmp_path):
     (tmp_path / "w.json").write_text("precious")
-    refused("project", "sample", "--to", "1k", "--json", tmp_path / "w.json")
+    refused("project", "sample", "--to", "1k", "--law", "ddo", "--json", tmp_path / "w.json")
     assert (tmp_path / "w.json").read_text() == "precious" and [p.name for p in tmp_path.iterdir()] == ["w.json"]
 
 
 def test_uniform_data_gives_uniform_weights(tmp_path):
     "Domains that are exchangeable must come out equal, whatever the numbers: a table made by the law itself."
-    from autoscale.runs import RunTable
     from autoscale.sweep import design_table
     design = design_table([Mixture.uniform("abc", 3 * 10**6), Mixture.uniform("abc", 12 * 10**6)])
     losses = np.array([[3 + sum((2 + n / 10**6) ** -.5 for n in row)] * 3 for row in design.tokens])
     write_run_table(tmp_path / "runs.csv", RunTable(design.runs, design.domains, tuple("abc"), design.tokens, losses))
-    result = json.loads(autoscale("project", tmp_path / "runs.csv", "--to", "1B", "--json", "-").stdout)
+    result = json.loads(autoscale("project", tmp_path / "runs.csv", "--to", "1B", "--law", "ddo", "--json", "-").stdout)
     assert np.allclose(result["weights"], 1 / 3, atol=1e-6)
+    result = json.loads(autoscale("project", tmp_path / "runs.csv", "--to", "1B", "--json", "-").stdout)
+    assert max(result["interval"]["low"]) < 1 / 3 < min(result["interval"]["high"]) and result["gain"]["uniform"]["low"] < 0 < result["gain"]["uniform"]["high"]
+    assert any("not distinguishable from uniform" in note for note in result["notes"])

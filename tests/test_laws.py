@@ -81,6 +81,16 @@ def test_with_noise_it_still_beats_uniform_and_its_intervals_hold_the_truth():
     assert np.mean(inside) > .75 and np.mean(better) > 0 and min(better) > -.002
 
 
+def test_the_interval_of_a_loss_predicted_far_out_holds_it():
+    "Two scales a factor 4 apart hardly tell level, excess and exponent apart; at a hundred times the scale the interval must say so."
+    inside = []
+    for seed in range(20):
+        table, true, _ = transfer_world(6, seed, .005)
+        mixture = np.full(6, 4 * 10 ** 10 / 6); draws = fit_joint(table).loss_draws(mixture).mean(1)
+        inside.append(np.quantile(draws, .05) <= true(mixture).mean() <= np.quantile(draws, .95))
+    assert np.mean(inside) >= .7
+
+
 def test_the_same_table_gives_the_same_law_and_domains_may_come_in_any_order():
     table = sample_run_table()
     one, two = fit_joint(table), fit_joint(table)

@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from autoscale.corpus import open_store
 from autoscale.mixture import InputError, Mixture, load_mixture
 from autoscale.reproduce import (Places, _compare, _named, _read_state, execute, load_profile, outputs, parameters_of, parse_overrides, record_hashes, reproduce,
                                  short_name, train_again, wanted)
-from autoscale.runs import RunRecord, RunSpec, RunStore, read_run_table, sample_run_table
+from autoscale.runs import RunRecord, RunSpec, RunStore, read_run_table, run_table, sample_run_table
+from autoscale.sweep import ddo_design, make_spec
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "nbs/paper"
@@ -217,7 +219,7 @@ def test_a_missing_record_is_trained_alone_and_again_to_the_same_bits(clone):
     new, = RunStore(places.build / "again")
     old, = RunStore(places.records / "proxy").named([lost.spec.hash])
     assert new.losses == old.losses and new.curve == old.curve and new.finished_at >= old.finished_at
-    assert done.stdout.splitlines()[-1] == "The mean differs by 0 nats per token, and with fewer than 3 seeds (1) there is no saying whether that is much; every loss is bit for bit the recorded one."
+    assert done.stdout.splitlines()[-1] == "The mean differs by 0 nats per token, and no runs like it were recorded with several seeds, so there is no saying whether that is much; every loss is bit for bit the recorded one."
     row = next(line for line in done.stdout.splitlines() if line.startswith("| mean"))
     assert row.count(f"{old.mean_loss:.5f}") == 2 and contents(places.records, places.figures) == committed
 
@@ -237,20 +239,21 @@ def test_a_run_is_named_by_hash_or_name():
     with pytest.raises(InputError, match=f"2 runs.*{one.spec.hash} .base, seed 0.*{two.spec.hash} .base, seed 1"): _named(records, "base")
 
 
-def test_losses_are_compared_with_the_spread_of_seeds():
-    "Three seeds of one specification: the mean of two domains has a standard deviation of 0.05; a fourth run with another batch does not count."
+def test_losses_are_compared_with_the_noise_of_such_runs():
+    "Two mixtures with three and two seeds: their mean losses have variances of 0.0025 and 0.0009, pooled over 3 degrees of freedom; a run with another batch or four times the length does not count."
     spec = RunSpec(Mixture.uniform("ab", 128), "store", {}, {}, 64, 1)
     def record(seed, a, b, **other): return RunRecord(RunSpec.from_dict({**spec.to_dict(), "seed": seed, **other}), "base", "finished", losses={"a": a, "b": b})
+    more = {"mixture": {"domains": ["a", "b"], "tokens": [96, 64]}}; longer = {"mixture": {"domains": ["a", "b"], "tokens": [256, 256]}}
     seeds = [record(0, 3., 5.), record(1, 3.1, 5.), record(2, 3.2, 5.)]
-    records = [*seeds, seeds[0], record(3, 9., 9., batch=2)]
+    records = [*seeds, seeds[0], record(0, 4., 4., **more), record(1, 4., 4. + .06 * 2 ** .5, **more), record(3, 9., 9., batch=2), record(0, 1., 1., **longer), record(1, 7., 7., **longer)]
     def said(a): return _compare(seeds[0], record(0, a, 5.), records).splitlines()
-    within, outside, same = said(3.19), said(3.21), said(3.)
-    assert within[-1] == "The mean differs by 0.095 nats per token, within the spread of 3 seeds (2 standard deviations, 0.10000); the losses are not bit for bit the recorded ones."
-    assert "outside the spread" in outside[-1] and "by 0 nats" in same[-1] and same[-1].endswith("every loss is bit for bit the recorded one.")
-    assert [cell.strip() for cell in within[3].split("|")[1:-1]] == ["a", "3.00000", "3.19000", "0.19000", "0.10000"]
-    assert [cell.strip() for cell in within[5].split("|")[1:-1]] == ["mean", "4.00000", "4.09500", "0.09500", "0.05000"]
-    few = _compare(seeds[0], seeds[0], seeds[:2])
-    assert "fewer than 3 seeds (2)" in few and few.count(" - |") == 3
+    noise = ((2 * .0025 + .0009) / 3) ** .5; limit = 2 * 2 ** .5 * noise
+    within, outside, same = said(3. + 1.9 * limit), said(3. + 2.1 * limit), said(3.)
+    assert f"within what two seeds differ by ({limit:.5f}: 2 standard deviations, 3 degrees of freedom)" in within[-1] and within[-1].endswith("the losses are not bit for bit the recorded ones.")
+    assert "outside what two seeds differ by" in outside[-1] and "by 0 nats" in same[-1] and same[-1].endswith("every loss is bit for bit the recorded one.")
+    assert [cell.strip() for cell in within[5].split("|")[1:-1]][:2] == ["mean", "4.00000"] and within[5].split("|")[-2].strip() == f"{noise:.5f}"
+    once = _compare(record(0, 4., 4., **longer), record(0, 4., 4., **longer), records[:4])
+    assert "no saying whether that is much" in once and once.count(" - |") == 3
 
 
 def test_make_reproduce_redraws_mini_only_where_no_profile_is_given(tmp_path):
@@ -377,3 +380,21 @@ def test_the_readme_quotes_the_noise_study():
     section = (ROOT / "README.md").read_text().partition("## A proxy one can believe")[2].partition("\n## ")[0]
     quoted = [line for line in section.splitlines() if line.startswith("|")]
     assert len(quoted) >= 8 and set(quoted) <= set((ROOT / "figures/mini/study-noise.md").read_text().splitlines())
+    assert "REDRAW" not in section and "FRESH" not in section
+
+
+def test_the_records_of_mini_are_those_of_its_profile():
+    "Every specification that the profile asks for is recorded, trained on the store whose manifest is beside it, and is what the run table says."
+    places, profile = Places.of("mini"), load_profile("mini")
+    store = open_store(places.records / "store.json")
+    listed = {kind: record_hashes(places, kind) for kind in ("proxy", "evidence", "target", "noise")}
+    settings = {k: profile[k] for k in ("model", "optimiser", "context", "batch", "precision", "evaluation_sequences")}
+    wanted_now = {make_spec(mixture, store.hash, settings, seed).hash for total in profile["scales"] for _, mixture in ddo_design(Mixture.uniform(store.domains, total, multiple=profile["context"]), profile["factor"], multiple=profile["context"])
+                  for seed in profile["seeds"]}
+    assert wanted_now == set(listed["proxy"])
+    for kind, hashes in listed.items():
+        assert all(r.spec.store == store.hash and r.status == "finished" for r in RunStore(places.records / kind).named(hashes))
+        assert {p.stem for p in (places.records / kind).glob("*.json")} == set(hashes)
+    for kind, name in (("proxy", "stage-2-runs"), ("target", "stage-5-runs")):
+        table, made = read_run_table(places.figures / f"{name}.csv"), run_table(RunStore(places.records / kind).named(listed[kind]))
+        assert table.runs == made.runs and (table.tokens == made.tokens).all() and (table.losses == made.losses).all()
