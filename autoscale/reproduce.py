@@ -300,12 +300,13 @@ def write_index(profile: str, parameters: dict, places: Places, notebooks: list[
                      "parameters": {k: parameters[k] for k in parameters_of(n) if k in parameters}} for n in notebooks}
     with atomic_write(places.figures / "index.json") as f: json.dump({"profile": profile, "records": records, "made": made}, f, indent=1)
     rows = "".join(f"| {name} | {', '.join(f'[{f}]({f})' for f in entry['files'])} |\n" for name, entry in made.items())
-    origin = f"{' and '.join(f'{len(hashes)} {kind} runs' for kind, hashes in records.items())}; their hashes" if records else "the authors' published numbers, which ship with the package; their names"
+    origin = f"{' and '.join(f'{len(hashes)} {kind} runs' for kind, hashes in records.items())}; their hashes" if records else "the authors' published numbers, which ship with the package; their names" if parameters.get("source") == "published" else "nothing that was trained; the files"
     with atomic_write(places.figures / "index.md") as f: f.write(f"# Profile {profile}\n\nMade from {origin} and all parameters are in `index.json`.\n\n| notebook | files |\n|---|---|\n{rows}")
 
 def run_summary(places: Places, notebooks: list[Path]) -> list[str]:
     "The weights per domain at every scale, what the runs of these notebooks cost, and the target runs, as lines of text."
     import pandas as pd
+    if not any(short_name(n) == "stage-4" for n in notebooks): return []  # a profile that projects nothing
     scales = sorted((load_mixture(p) for p in places.figures.glob("stage-3-ddo-*.json")), key=lambda x: x.total)
     target = load_mixture(places.figures / "stage-4-projected.json")
     frame = pd.DataFrame({"domain": target.domains, **{f"DDO at {format_tokens(x.total)}": [f"{w:.4f}" for w in x.weights] for x in scales},

@@ -108,7 +108,7 @@ def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
 CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-3-ddo": {"objective": "perplexity"}, "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"target_seeds": [1]}, "figure-06": {"objective": "perplexity"},
            "figure-07": {"scale": 0}, "table-10": {"records": "other"}, "table-02": {"out": "other"}, "figure-04": {"out": "other"}, "figure-05": {"out": "other"},
            "figure-08": {"floor": 1}, "figure-12": {"floors": [0.0, 0.3]}, "study-noise": {"noise_seeds": [0, 2]}, "stage-2b-evidence": {"random_mixtures": 3}, "study-premises": {"out": "other losses"},
-           "study-laws": {"laws": ["bimix", "regression"]}}
+           "study-laws": {"laws": ["bimix", "regression"]}, "study-truth": {"first_seed": 2}}
 
 
 @pytest.fixture(scope="module")
