@@ -276,7 +276,7 @@ def test_a_killed_stacked_sweep_goes_on_from_its_checkpoints(store, spec, tmp_pa
     runs, checkpoints = RunStore(tmp_path / "runs"), tmp_path / "runs/checkpoints"
     child = subprocess.Popen([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", tmp_path / "runs"], stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
-    while not (list(runs.folder.glob("*.json")) and list(checkpoints.glob("*.safetensors"))) and time.monotonic() < deadline:
+    while not (len(list(runs.folder.glob("*.json"))) >= 3 and list(checkpoints.glob("*.safetensors"))) and time.monotonic() < deadline:
         time.sleep(.01)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
