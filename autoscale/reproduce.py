@@ -306,7 +306,7 @@ def write_index(profile: str, parameters: dict, places: Places, notebooks: list[
 def run_summary(places: Places, notebooks: list[Path]) -> list[str]:
     "The weights per domain at every scale, what the runs of these notebooks cost, and the target runs, as lines of text."
     import pandas as pd
-    if not any(short_name(n) == "stage-4" for n in notebooks): return []  # a profile that projects nothing
+    if not (places.figures / "stage-4-projected.json").exists(): return []  # a profile that projects nothing
     scales = sorted((load_mixture(p) for p in places.figures.glob("stage-3-ddo-*.json")), key=lambda x: x.total)
     target = load_mixture(places.figures / "stage-4-projected.json")
     frame = pd.DataFrame({"domain": target.domains, **{f"DDO at {format_tokens(x.total)}": [f"{w:.4f}" for w in x.weights] for x in scales},
