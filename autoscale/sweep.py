@@ -116,14 +116,16 @@ def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int, compi
         except InputError as e: raise InputError(f"run {name!r}: {e}") from None
 
 def _under_way(jobs: list[tuple[str, RunSpec]], waiting: list[int], checkpoints: Path) -> list[list[int]]:
-    "The groups that an interrupted sweep left checkpoints of. They stay together: a checkpoint of three runs is of no use to two of them."
+    "The groups that an interrupted sweep left checkpoints of. They stay together: a checkpoint of three runs is of no use to two of them, also where one has its record already. A checkpoint whose runs all have one goes."
     from safetensors import SafetensorError, safe_open
-    index, groups = {jobs[i][1].hash: i for i in waiting}, []
+    index, todo, groups = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}, {jobs[i][1].hash for i in waiting}, []
     for path in sorted(checkpoints.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as f: hashes = f.metadata()["spec"].split()
         except (SafetensorError, KeyError, TypeError, OSError): continue  # damaged: it is named when its runs' turn comes
-        if all(h in index for h in hashes): groups.append([index.pop(h) for h in hashes])
+        if not all(h in index for h in hashes): continue  # another sweep's
+        if todo.intersection(hashes): groups.append([index[h] for h in hashes])
+        else: path.unlink(missing_ok=True)
     return groups
 
 def _groups(jobs: list[tuple[str, RunSpec]], waiting: list[int], stack: int, workers: int, checkpoints: Path) -> list[list[int]]:
@@ -142,12 +144,10 @@ def _train(jobs: list[tuple[str, RunSpec]], store: TokenStore, runs: RunStore, o
     "Runs as one model, from the store's checkpoint if there is one, into the store. An error names them."
     from autoscale.trainer import train_together
     key = hashlib.sha256("".join(spec.hash for _, spec in jobs).encode()).hexdigest()[:16]
-    try: records = train_together(jobs, store, checkpoint=runs.folder / "checkpoints" / f"{key}.safetensors", report=report, **options)
+    try: return train_together(jobs, store, checkpoint=runs.folder / "checkpoints" / f"{key}.safetensors", report=report, put=runs.put, **options)
     except InputError as e: raise InputError(f"{_called(jobs)}: {e}") from None
     except OSError as e: raise InputError(f"{_called(jobs)}: {e}") from None  # a full disk, a folder that cannot be written
     except Exception as e: raise RuntimeError(f"{_called(jobs)} failed with {type(e).__name__}: {e}") from e
-    for record in records: runs.put(record)
-    return records
 
 def _begin(queue, threads: int):
     "A worker process: its share of the cores, where to report to, and an end when the sweep's process ends, however it ends."
@@ -176,6 +176,7 @@ def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
     waiting = [i for h, i in first.items() if records[h] is None]
     if waiting: _check([jobs[i] for i in waiting], store, stack, compile)
     groups = _groups(jobs, waiting, stack, workers, runs.folder / "checkpoints") if waiting else []
+    waiting = sorted({i for group in groups for i in group})  # with those that a checkpoint holds beside them
     options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds}
     size = lambda indices: sum(jobs[i][1].mixture.total for i in indices)
     with tqdm(total=size(first.values()), initial=size(first.values()) - size(waiting), unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:

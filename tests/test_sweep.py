@@ -1,6 +1,7 @@
 """Designs, and a sweep killed with SIGKILL: no finished run is lost, none is trained twice."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -264,6 +266,11 @@ def test_an_error_in_a_worker_is_the_only_thing_said(store, spec, tmp_path):
     assert done.returncode == 1 and "ONE LINE run 'seed" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+def _runs_of(checkpoint):
+    with safe_open(checkpoint, "pt") as f:
+        return f.metadata()["spec"].split()
+
+
 STACKED = CHILD.replace("workers=2, checkpoint_seconds=0.2", "workers=2, stack=3, checkpoint_seconds=0.05")
 
 
@@ -280,7 +287,8 @@ def test_a_killed_stacked_sweep_goes_on_from_its_checkpoints(store, spec, tmp_pa
         time.sleep(.01)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    left = {p.name for p in checkpoints.glob("*.safetensors")}
+    done = {r.spec.hash for r in runs}
+    left = {p.name for p in checkpoints.glob("*.safetensors") if not done.issuperset(_runs_of(p))}
     assert left and 3 <= len(list(runs.folder.glob("*.json"))) < 12
     began = {}
 
@@ -294,3 +302,44 @@ def test_a_killed_stacked_sweep_goes_on_from_its_checkpoints(store, spec, tmp_pa
         records = sweep(jobs, store, runs, workers=1, stack=5)  # another division of the work: what is under way keeps its own
     assert {name for name, existed in began.items() if existed} == left and all(r.status == "finished" for r in records)
     assert not list(checkpoints.glob("*"))
+
+
+KILLED_AT_ITS_RECORDS = """
+import json, os, signal, sys
+from pathlib import Path
+from autoscale.corpus import open_store
+from autoscale.runs import RunSpec, RunStore
+from autoscale.sweep import sweep
+
+class Killed(RunStore):
+    def put(self, record):
+        super().put(record)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+jobs = [(name, RunSpec.from_dict(d)) for name, d in json.loads(Path(sys.argv[2]).read_text())]
+sweep(jobs, open_store(sys.argv[1]), Killed(sys.argv[3]), stack=3, checkpoint_seconds=0)
+"""
+
+
+def test_a_kill_among_a_stacks_records_costs_no_training(store, spec, tmp_path):
+    "Killed after the first of three records: the stack's checkpoint is still there, and what is left of it is trained from its last step."
+    base = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 36 * 64, multiple=64))
+    jobs = [(f"seed {k}", replace(base, seed=k)) for k in range(3)]
+    (tmp_path / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
+    (tmp_path / "child.py").write_text(KILLED_AT_ITS_RECORDS)
+    runs, checkpoints = RunStore(tmp_path / "runs"), tmp_path / "runs/checkpoints"
+    child = subprocess.run([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", runs.folder], stderr=subprocess.DEVNULL, timeout=240)
+    [checkpoint] = checkpoints.glob("*.safetensors")
+    assert child.returncode == -signal.SIGKILL and len(list(runs)) == 1
+    shutil.copy(checkpoint, tmp_path / "stale.safetensors")
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        from autoscale import trainer
+        train_together = trainer.train_together
+        patch.setattr(trainer, "train_together", lambda *rest, report, **options: train_together(*rest, report=lambda at: steps.append(at["step"]), **options))
+        records = sweep(jobs, store, runs, stack=3)
+    assert len(steps) <= 1 and [r.machine["stacked"] for r in records] == 3 * [3]
+    assert [r.losses for r in records] == [r.losses for r in sweep(jobs, store, RunStore(tmp_path / "whole"), stack=3)]
+    assert not list(checkpoints.glob("*"))
+    shutil.copy(tmp_path / "stale.safetensors", checkpoints / checkpoint.name)  # killed between the last record and the checkpoint's end
+    assert len(sweep([*jobs, ("seed 3", replace(base, seed=3))], store, runs, stack=3)) == 4 and not list(checkpoints.glob("*"))
