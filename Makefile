@@ -21,7 +21,13 @@ help: ## print this
 
 reproduce: $(STAMP) ## run the experiment of PROFILE from text to weights and figures; what is done already is kept
 	@.venv/bin/autoscale reproduce --profile "$(PROFILE)"
-	@$(if $(filter file,$(origin PROFILE)),test ! -e figures/mini/stage-2-records.json || .venv/bin/autoscale reproduce --profile mini)
+	@$(if $(filter file,$(origin PROFILE)),$(REDRAW))
+
+# Nobody who asked for no profile gets hours of training: a `--fresh` of mini that was killed has moved the committed records away.
+define REDRAW
+if .venv/bin/python -c 'import sys; from autoscale.reproduce import recorded; sys.exit(not recorded("mini"))'; then .venv/bin/autoscale reproduce --profile mini; \
+else echo 'mini is not redrawn, for records that figures/mini lists are not in nbs/paper/records/mini: train them with `.venv/bin/autoscale reproduce --profile mini` (hours), or get the committed ones back with `git checkout figures/mini nbs/paper/records/mini`'; fi
+endef
 
 test: $(STAMP) ## run every test, the notebooks among them
 	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest --durations=10

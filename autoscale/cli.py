@@ -175,14 +175,22 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
            domains: Annotated[str, typer.Option(help="Names, separated by commas.")],
            tokens: Annotated[str, typer.Option(help="Budgets of the base runs, e.g. 0.3B,1.2B: one design for each.")],
            factor: Annotated[float, typer.Option(help="Each domain gets this many times its tokens, and this fraction.")] = 3.,
-           multiple: Annotated[int, typer.Option(help="Tokens in a sequence: amounts are whole sequences.")] = 1):
+           multiple: Annotated[int, typer.Option(help="Tokens in a sequence: amounts are whole sequences.")] = 1,
+           available: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Tokens there are of each domain, {\"domain\": tokens}: every run then draws from as small a share of them as --to asks for, and repeats a scarce domain as often as the target will.")] = None,
+           to: Annotated[str | None, typer.Option(help="The target's budget, with --available.")] = None):
     "Lay out the 2m+1 runs of DDO at each scale, as a run table without losses."
+    from autoscale.mixture import load_available
     from autoscale.runs import write_run_table
     from autoscale.sweep import design_table
     names = [d.strip() for d in domains.split(",")]
-    table = design_table([Mixture.uniform(names, parse_tokens(t), multiple) for t in tokens.split(",")], factor, multiple)
+    if (available is None) != (to is None): raise InputError("--available and --to go together: the tokens there are of each domain, and the budget that they are for")
+    known = load_available(available) if available else None
+    for d in known or ():
+        if d not in names: raise InputError(f"{available}: {d!r} is not one of the domains {', '.join(names)}")
+    table = design_table([Mixture.uniform(names, parse_tokens(t), multiple) for t in tokens.split(",")], factor, multiple, known, parse_tokens(to) if to else None)
     write_run_table(out, table)
-    print(f"{len(table)} runs, {format_tokens(int(table.tokens.sum()))} tokens, written to {out}; train them and add a column loss.<domain> for each domain you judge by")
+    print(f"{len(table)} runs, {format_tokens(int(table.tokens.sum()))} tokens, written to {out}; train them and add a column loss.<domain> for each domain you judge by"
+          + (f"\nunique.<domain> has the tokens of it that a run may draw from, a share of what there is as small as the run's of {to}" if known else ""))
 
 @app.command()
 def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run table without losses, as `autoscale design` writes it.")],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .laws import Law, about, fit_formula, fit_paper, held_out, own_domains
+from .laws import Law, about, fit_formula, fit_paper, held_out, own_domains, with_effective_tokens
 from .runs import RunTable
 
 # %% ../nbs/08b_joint.ipynb #d840a156
@@ -147,7 +147,7 @@ class JointLaw(Law):
 
 def fit_joint(table: RunTable, seed: int = 0) -> JointLaw:
     "Fit the joint law to all runs of a table and draw a hundred laws that they allow (fewer, down to 25, for tables of millions of residuals times parameters). Raises `InputError` as `about` does."
-    known, own = about(table), own_domains(table)
+    table = with_effective_tokens(table); known, own = about(table), own_domains(table)
     total = table.tokens.sum(1); unit = float(np.exp(np.log(total).mean())); away = table.tokens / total[:, None] - known["centre"]
     kind = np.full((len(table.validation), 5 + len(table.domains)), 4); kind[:, 0] = -1; kind[:, 1:5] = range(4)
     for j, i in enumerate(own):

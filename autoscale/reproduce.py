@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrides', 'short_name', 'record_hashes', 'outputs',
-           'execute', 'reproduce', 'train_again', 'wanted', 'write_index', 'run_summary', 'check_summary']
+           'execute', 'recorded', 'reproduce', 'train_again', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
 import builtins, difflib, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
@@ -182,6 +182,16 @@ def _committed(places: Places, notebooks: list[Path]) -> int:
     there = [(places.records / kind / f"{h}.json").is_file() for kind, hashes in listed.items() for h in hashes]
     return len(there) if all(listed.values()) and all(there) and (places.records / "store.json").is_file() else 0
 
+def _notebooks(places: Places, parameters: dict) -> list[list[Path]]:
+    "What a profile runs: stages and studies, then figures and tables."
+    return [[n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, parameters.get("source", "runs")) and n.stem not in parameters.get("without", [])]
+            for kinds in (["stage", "study"], ["figure", "table"])]
+
+def recorded(profile: str) -> int:
+    "How many committed records `reproduce` would redraw this profile from; 0 where it would train."
+    places, parameters = Places.of(profile), load_profile(profile)
+    return _committed(places, _notebooks(places, parameters)[0]) if parameters.get("recorded") else 0
+
 def reproduce(profile: str = "smoke",
               overrides: dict | None = None,  # parameters that replace the profile's
               into: Path | None = None,  # put everything below this folder instead of the checkout's own
@@ -203,8 +213,7 @@ def reproduce(profile: str = "smoke",
         with atomic_write(state_file) as f: json.dump(state, f, indent=1)
         say(f"{name}: {seconds:.0f} s")
     before = []
-    stages, artefacts = ([n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, source) and n.stem not in parameters.get("without", [])]
-                         for kinds in (["stage", "study"], ["figure", "table"]))
+    stages, artefacts = _notebooks(places, parameters)
     redraw = parameters.get("recorded") and not (overrides or fresh)
     committed = _committed(places, stages) if redraw else 0
     if committed: say(f"redraws from {committed} committed records; to train them again: --fresh")

@@ -33,10 +33,13 @@ class RunSpec:
     precision: str = "bf16"  # "bf16" (autocast) or "fp32"
     evaluation: dict = field(default_factory=lambda: {"sequences": 64, "every": 0})  # held-out sequences per domain; optimiser steps between evaluations (0: only at the end)
     recipe: int = RECIPE
+    unique: dict | None = None  # tokens to draw from of a domain, where fewer than the store has: a text that runs out, or is to (see `autoscale.sampler`)
 
     def to_dict(self) -> dict:
         "Plain JSON values."
-        return {**asdict(self), "mixture": {"domains": list(self.mixture.domains), "tokens": list(self.mixture.tokens)}}
+        d = {**asdict(self), "mixture": {"domains": list(self.mixture.domains), "tokens": list(self.mixture.tokens)}}
+        if not d["unique"]: del d["unique"]  # no limit is the same run as before there were any
+        return d
 
     @classmethod
     def from_dict(cls, d: dict) -> "RunSpec": return cls(**{**d, "mixture": mixture_from_dict(d["mixture"])})
@@ -133,6 +136,7 @@ class RunTable:
     params: np.ndarray | None = None  # (n,)
     seed: np.ndarray | None = None  # (n,)
     steps: np.ndarray | None = None  # (n,)
+    unique: np.ndarray | None = None  # (n, m) tokens that there were to draw from, infinite where that is not known or enough
     notes: tuple[str, ...] = ()  # what a reader of the runs must know, one sentence each
 
     def __post_init__(self):
@@ -143,6 +147,7 @@ class RunTable:
             for r, c in np.argwhere(~(np.isfinite(values) & (values >= 0))):
                 raise InputError(f"run {self.runs[r]!r}: {what}.{columns[c]} is {values[r, c]}; "
                                  + ("leave the run out, or give its loss" if what == "loss" else "a token count is not negative"))
+        for r, c in () if self.unique is None else np.argwhere(~(self.unique > 0)): raise InputError(f"run {self.runs[r]!r}: unique.{self.domains[c]} is {self.unique[r, c]:g}; give the tokens that there were to draw from, or leave the cell empty")
         for r in np.flatnonzero(self.tokens.sum(1) == 0): raise InputError(f"run {self.runs[r]!r} saw no tokens")
 
     def __len__(self): return len(self.runs)
@@ -160,10 +165,11 @@ def run_table(records: Iterable[RunRecord]) -> RunTable:
     for r in records:
         if set(r.losses) != set(validation): raise InputError(f"run {r.name!r} was judged on {', '.join(r.losses)}, others on {', '.join(validation)}; make one table for each")
     count = lambda r, d: r.spec.mixture[d] if d in r.spec.mixture.domains else 0
+    unique = np.array([[count(r, d) / e if (e := r.epochs.get(d, 0)) > 1 else np.inf for d in domains] for r in records])
     return RunTable(tuple(f"{r.name} @ {r.spec.hash[:8]}" for r in records), domains, validation,
                     np.array([[count(r, d) for d in domains] for r in records], float),
                     np.array([[r.losses[v] for v in validation] for r in records], float),
-                    *(np.array(column) for column in zip(*((r.params, r.spec.seed, r.spec.steps) for r in records))))
+                    *(np.array(column) for column in zip(*((r.params, r.spec.seed, r.spec.steps) for r in records))), unique=unique.round() if np.isfinite(unique).any() else None)
 
 # %% ../nbs/03_runs.ipynb #2a7cccb9
 def write_run_table(path: str | Path, table: RunTable):
@@ -171,6 +177,7 @@ def write_run_table(path: str | Path, table: RunTable):
     import pandas as pd
     columns = {"run": table.runs, **{f"tokens.{d}": [f"{n:.15g}" for n in table.tokens[:, i]] for i, d in enumerate(table.domains)},
                **{f"loss.{v}": [repr(float(l)) for l in table.losses[:, i]] for i, v in enumerate(table.validation)},
+               **({} if table.unique is None else {f"unique.{d}": [f"{n:.15g}" if np.isfinite(n) else "" for n in table.unique[:, i]] for i, d in enumerate(table.domains) if np.isfinite(table.unique[:, i]).any()}),
                **{name: getattr(table, name) for name in _optional if getattr(table, name) is not None}}
     with atomic_write(path) as f: pd.DataFrame(columns).to_csv(f, index=False)
 
@@ -209,19 +216,22 @@ def _numbers(runs, name, cells, whole=False):
 
 def _parse_runs(text: str, trained: bool) -> RunTable:
     header, rows = _cells(text)
-    domains, validation = (tuple(c.removeprefix(p) for c in header if c.startswith(p)) for p in ("tokens.", "loss."))
+    domains, validation, limited = (tuple(c.removeprefix(p) for c in header if c.startswith(p)) for p in ("tokens.", "loss.", "unique."))
     for c in header:
         prefix, dot, name = c.partition(".")
-        meant = difflib.get_close_matches(prefix.strip().lower(), ("tokens", "loss"), 1, .75)
+        meant = difflib.get_close_matches(prefix.strip().lower(), ("tokens", "loss", "unique"), 1, .75)
         if dot and meant and prefix != meant[0]: raise InputError(f"the column {c} is not known; rename it to {meant[0]}.{name.strip()}, or leave it out")
     if "run" not in header or not domains: raise InputError(f"a run table needs the columns run, tokens.<domain> … and loss.<domain> …; found {', '.join(header) or 'none'}")
+    for d in limited:
+        if d not in domains: raise InputError(f"the column unique.{d} has no tokens.{d} beside it; add that, or leave it out")
     column = _columns(text, header, rows)
     if trained and not validation: raise InputError("there are no loss.<domain> columns; train these runs and add their losses (nats per token)")
     if not all(column["run"]): raise InputError("a run has no name; give each row one in the column run")
     numbers = lambda c, whole=False: _numbers(column["run"], c, column[c], whole)
     stack = lambda prefix, names: np.stack([numbers(f"{prefix}.{n}") for n in names], 1) if names else np.zeros((len(rows), 0))
     optional = {c: numbers(c, whole=True).astype(np.int64) for c in _optional if any(column.get(c, ()))}
-    return RunTable(tuple(column["run"]), domains, validation, stack("tokens", domains), stack("loss", validation), **optional)
+    column |= {f"unique.{d}": [cell or "inf" for cell in column.get(f"unique.{d}", [""] * len(rows))] for d in domains if limited}
+    return RunTable(tuple(column["run"]), domains, validation, stack("tokens", domains), stack("loss", validation), **optional, unique=stack("unique", domains) if limited else None)
 
 # %% ../nbs/03_runs.ipynb #cf8a9583
 def sample_run_table() -> RunTable:

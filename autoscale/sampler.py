@@ -35,7 +35,7 @@ class Schedule:
     domain: np.ndarray  # (n,) index into `domains`
     sequence: np.ndarray  # (n,) index of the sequence within its domain
     draws: tuple[int, ...]  # sequences drawn from each domain
-    available: tuple[int, ...]  # sequences there are in each domain
+    available: tuple[int, ...]  # different sequences to draw from in each domain
 
     def __len__(self): return len(self.domain)
 
@@ -48,20 +48,27 @@ def schedule(mixture: Mixture,  # tokens of each domain, whole sequences of `con
              available: dict[str, int],  # training tokens there are of each domain
              context: int,  # tokens in a sequence
              seed: int,
+             unique: dict[str, int] | None = None,  # tokens to draw from, where fewer than there are; a domain that is not named has all
             ) -> Schedule:
-    "Lay out a run: exact, nested, fresh first, even. Raises `InputError` where a domain is unknown or shorter than one sequence, or its tokens are not whole sequences."
-    domain, sequence, clock, draws, sizes = [], [], [], [], []
+    "Lay out a run: exact, nested, fresh first, even. Raises `InputError` where a domain is unknown, shorter than one sequence or than its unique tokens, or its tokens are not whole sequences."
+    domain, sequence, clock, draws, sizes, unique = [], [], [], [], [], unique or {}
+    for name in unique:
+        if name not in mixture.domains: raise InputError(f"unique tokens of domain {name!r}, which is not in the mixture of {', '.join(mixture.domains)}")
     for i, (name, tokens) in enumerate(zip(mixture.domains, mixture.tokens)):
         if name not in available: raise InputError(f"domain {name!r} is not in the token store, which holds {', '.join(available)}")
-        n, size = tokens // context, available[name] // context
+        there = unique.get(name, available[name])
+        if there > available[name]: raise InputError(f"domain {name!r}: {there:,} unique tokens are asked for, the token store has {available[name]:,}; ask for fewer, or build a larger store")
+        n, size = tokens // context, there // context
         if tokens % context: raise InputError(f"domain {name!r}: {tokens:,} tokens are not whole sequences of {context:,}; round the mixture with multiple={context}")
-        if n and not size: raise InputError(f"domain {name!r} has {available[name]:,} tokens, less than one sequence of {context:,}; leave it out or use a shorter context")
+        if n and not size: raise InputError(f"domain {name!r} has {there:,} tokens, less than one sequence of {context:,}; leave it out or use a shorter context")
         draws.append(n); sizes.append(size)
         if not n: continue
         epoch = np.arange(n) // size
-        shuffles = [np.random.default_rng(_seed_of("order", seed, name, e)).permutation(size) for e in range(epoch[-1] + 1)]
+        shuffle = lambda e, of, name=name: np.random.default_rng(_seed_of("order", seed, name, e)).permutation(of)
+        first = shuffle(0, available[name] // context)[:size]; again = np.sort(first)
+        passes = np.concatenate([first, *(again[shuffle(e, size)] for e in range(1, epoch[-1] + 1))])
         moment = times(n, name, seed)
-        domain.append(np.full(n, i)); sequence.append(np.concatenate(shuffles)[:n][np.lexsort((moment, epoch))]); clock.append(np.sort(moment))
+        domain.append(np.full(n, i)); sequence.append(passes[:n][np.lexsort((moment, epoch))]); clock.append(np.sort(moment))
     order = np.argsort(np.concatenate(clock), kind="stable")
     return Schedule(mixture.domains, np.concatenate(domain)[order], np.concatenate(sequence)[order], tuple(draws), tuple(sizes))
 
@@ -71,9 +78,10 @@ class Sampler:
     def __init__(self, store: TokenStore, mixture: Mixture,
                  context: int,  # tokens in a sequence
                  batch: int,  # sequences in a global batch, over all ranks
-                 seed: int = 0, rank: int = 0, ranks: int = 1):
+                 seed: int = 0, rank: int = 0, ranks: int = 1,
+                 unique: dict[str, int] | None = None):  # as in `schedule`
         if batch % ranks: raise InputError(f"a batch of {batch} sequences does not divide over {ranks} ranks; make it a multiple")
-        self.schedule = schedule(mixture, store.available(), context, seed)
+        self.schedule = schedule(mixture, store.available(), context, seed, unique)
         self.context, self.batch, self.seed, self.rank, self.ranks = context, batch, seed, rank, ranks
         self._tokens = [np.asarray(store.tokens(d, "train")) for d in mixture.domains]  # still mapped, not read: slicing a plain view costs half of slicing a memmap
         self.position = 0  # sequences seen, over all ranks

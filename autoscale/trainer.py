@@ -296,7 +296,7 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
     nats, wrapped = _compiled() if compile else sequence_nats, accelerator.prepare_model(model)
     rows_at_once = micro_batch or max(1, spec.batch // accelerator.num_processes)
 
-    samplers = [Sampler(store, s.mixture, s.context, s.batch, s.seed, accelerator.process_index, accelerator.num_processes) for s in specs]
+    samplers = [Sampler(store, s.mixture, s.context, s.batch, s.seed, accelerator.process_index, accelerator.num_processes, s.unique) for s in specs]
     for s, sampler in zip(specs, samplers): sampler.restore({"seed": s.seed, "position": progress["step"] * s.batch})
     sequences, steps, every = np.array([len(s.schedule) for s in samplers]), spec.steps, spec.evaluation["every"]
     average_from = steps - round(settings["average_last"] * steps)
@@ -373,8 +373,8 @@ def _clip(accelerator, model, limit: float, runs: int):
     for g in gradients: g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
 
 def shape(spec: RunSpec) -> str:
-    "What runs must share to be trained as one model: everything but the mixture and the seed, and the number of steps."
-    return json.dumps([spec.steps, {k: v for k, v in spec.to_dict().items() if k not in ("mixture", "seed")}], sort_keys=True)
+    "What runs must share to be trained as one model: everything but the mixture, what there is to draw it from and the seed, and the number of steps."
+    return json.dumps([spec.steps, {k: v for k, v in spec.to_dict().items() if k not in ("mixture", "unique", "seed")}], sort_keys=True)
 
 def _check(name: str, spec: RunSpec, store: TokenStore):
     "Raise `InputError` where the specification does not fit the store, or leaves a setting open."

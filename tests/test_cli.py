@@ -161,9 +161,29 @@ def test_design_sweep_fit_on_own_text(tmp_path):
     done = autoscale("project", "runs.csv", "--to", "100k", "--json", "w.json", cwd=tmp_path)
     assert done.returncode == 0 and load_mixture(tmp_path / "w.json").total == 100_000, done.stderr
 
+    # A domain that will run out: the runs repeat it as often as the target will, and the table that comes back says so.
+    (tmp_path / "there.json").write_text('{"first": "10240"}')
+    limited = ("design", "limited.csv", "--domains", "first,second", "--tokens", "6912,27648", "--multiple", "64", "--available", "there.json")
+    assert "go together" in refused(*limited, cwd=tmp_path) and "below the run's" in refused(*limited, "--to", "20k", cwd=tmp_path) and "less than a sequence" in refused(*limited, "--to", "100M", cwd=tmp_path)
+    done = autoscale(*limited, "--to", "110592", cwd=tmp_path)
+    assert done.returncode == 0 and "unique.<domain>" in done.stdout, done.stderr
+    assert read_run_table(tmp_path / "limited.csv", trained=False).unique[:, 0].tolist() == 5 * [640] + 5 * [2560]
+    done = autoscale("sweep", "limited.csv", "--store", "store", "--runs", "runs", "--out", "repeated.csv", "--settings", "run.yml", cwd=tmp_path)
+    table = read_run_table(tmp_path / "repeated.csv")
+    assert done.returncode == 0 and set(table.unique[:, 0]) == {640, 2560} and np.isinf(table.unique[:, 1]).all(), done.stderr
+    epochs = (table.tokens / table.unique)[:, 0]
+    assert epochs.min() > 1.5 and np.isclose(epochs.max(), 3 * 3456 / 640) and len(list((tmp_path / "runs").glob("*.json"))) == 20
+    done = autoscale("project", "repeated.csv", "--to", "110592", "--available", "both.json", "--json", "w.json", cwd=tmp_path)
+    assert done.returncode == 1 and "both.json" in done.stderr
+    (tmp_path / "both.json").write_text('{"first": 10240, "second": "1M"}')
+    done = autoscale("project", "repeated.csv", "--to", "110592", "--available", "both.json", "--json", "w.json", cwd=tmp_path)
+    assert done.returncode == 0 and load_mixture(tmp_path / "w.json").epochs[0] > .1 and "epochs" in done.stdout, done.stderr
+
 
 def test_refusals_are_one_line(tmp_path):
     assert "below the smallest scale" in refused("project", "sample", "--to", "1k", "--law", "ddo")
+    for law in (name for name in LAWS if name != "ddo"):
+        assert "the target of 1k tokens is below the smallest run, 65.54k" in refused("project", "sample", "--to", "1k", "--law", law)
     assert "not a number of tokens" in refused("project", "sample", "--to", "lots")
     assert "no such run table" in refused("fit", tmp_path / "none.csv")
     assert "floors sum to 1.2" in refused("fit", "sample", "--floor", "1.2")
@@ -241,7 +261,7 @@ def test_again_goes_with_neither_fresh_nor_the_published_numbers(tmp_path):
 
 def test_nothing_is_written_when_the_result_is_refused(tmp_path):
     (tmp_path / "w.json").write_text("precious")
-    refused("project", "sample", "--to", "1k", "--law", "ddo", "--json", tmp_path / "w.json")
+    for law in ("ddo", "joint"): refused("project", "sample", "--to", "1k", "--law", law, "--json", tmp_path / "w.json")
     assert (tmp_path / "w.json").read_text() == "precious" and [p.name for p in tmp_path.iterdir()] == ["w.json"]
 
 

@@ -111,6 +111,14 @@ def test_every_law_keeps_the_limits(name):
     assert found.weights[table.domains.index("c4")] <= .15 + 1e-9 and max(found.mixture.epochs) <= 3 + 1e-4
 
 
+@pytest.mark.parametrize("name", LAWS)
+def test_a_target_below_the_smallest_run_is_refused_and_between_the_runs_it_is_not(name):
+    law = LAWS[name](sample_run_table()); small, large = map(int, law.measured)
+    with pytest.raises(InputError, match=r"target of 64k tokens is below the smallest (run, 65\.54k|scale, 73\.73k).*choose a larger target"): law.optimum(64_000)
+    found = law.optimum(100_000)
+    assert small < found.mixture.total == 100_000 < large and not any("smallest run" in note for note in found.notes)
+
+
 def test_a_scarce_domain_gets_less_when_its_repetition_is_counted():
     table = sample_run_table(); law = fit_joint(table)
     free = law.optimum(1_000_000); i = int(np.argmax(free.weights))

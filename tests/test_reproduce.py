@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,8 @@ import pytest
 import yaml
 
 from autoscale.corpus import open_store
-from autoscale.mixture import InputError, Mixture, load_mixture
-from autoscale.reproduce import (Places, _compare, _named, _read_state, execute, load_profile, outputs, parameters_of, parse_overrides, record_hashes, reproduce,
+from autoscale.mixture import InputError, Mixture, format_tokens, load_mixture
+from autoscale.reproduce import (Places, _compare, _named, _read_state, execute, load_profile, outputs, parameters_of, parse_overrides, record_hashes, recorded, reproduce,
                                  short_name, train_again, wanted)
 from autoscale.runs import RunRecord, RunSpec, RunStore, read_run_table, run_table, sample_run_table
 from autoscale.sweep import ddo_design, make_spec
@@ -27,7 +29,8 @@ LEFT_OUT = yaml.safe_load((PAPER / "profiles/smoke.yml").read_text())["without"]
 ARTEFACTS = [n for n in NOTEBOOKS if not n.stem.startswith(("stage", "study")) and wanted(n, "runs") and n.stem not in LEFT_OUT]
 PUBLISHED = [n for n in NOTEBOOKS if wanted(n, "published")]
 # The smoke profile at a twentieth of its length, on text that needs no network: what is tested here is the machinery, the numbers mean nothing.
-EVIDENCE = {"middle": 3 * 45 * 64, "random_mixtures": 2, "amounts": {"python_code": [9, "1/9"]}}
+EVIDENCE = {"middle": 3 * 45 * 64, "random_mixtures": 2, "amounts": {"python_code": [9, "1/9"]},
+            "scarce": "python_code", "others": 18 * 64, "ladders": {9 * 64: [1, 3], 27 * 64: [1, 2]}, "fresh": [18 * 64], "there": 64 * 64}
 SMALL = {"domains": "stdlib", "scales": [3 * 27 * 64, 3 * 81 * 64], "target": 3 * 243 * 64, "evaluation_sequences": 16, "evaluations": 2}
 
 
@@ -85,6 +88,23 @@ def test_every_artefact_is_there_and_the_index_knows_its_records(made):
     assert len(read_run_table(figures / "stage-2-runs.csv")) == 14
 
 
+def test_stage_1_tells_what_counting_reaches(made):
+    "Unigram and bigram entropies against a second way to count them."
+    table, store = pd.read_csv(made[0] / "figures/stage-1-corpus.csv").set_index("domain"), open_store(made[0] / "build/store")
+    assert (table.unigram_nats < np.log(store.vocab_size)).all() and (table.bigram_nats < table.unigram_nats).all()
+    columns = [f"bigram_nats_of_{format_tokens(total)}" for total in SMALL["scales"]]
+    assert (table.bigram_nats < table[columns[1]]).all() and (table[columns[1]] < table[columns[0]]).all(), "fewer tokens tell less"
+    domain = min(store.domains, key=lambda d: store.available()[d])
+    train, valid = (store.tokens(domain, split).tolist() for split in ("train", "valid"))
+    single, after = Counter(train), defaultdict(Counter)
+    for a, b in pairwise(train): after[a][b] += 1
+    def p(b): return (single[b] + 1) / (len(train) + store.vocab_size)
+    def pair(a, b): return (after[a][b] + len(after[a]) * p(b)) / (sum(after[a].values()) + len(after[a])) if a in after else p(b)
+    bigram = {ab: pair(*ab) for ab in set(pairwise(valid))}
+    assert table.unigram_nats[domain] == pytest.approx(-np.mean([np.log(p(b)) for b in valid[1:]]), rel=1e-9)
+    assert table.bigram_nats[domain] == pytest.approx(-np.mean([np.log(bigram[ab]) for ab in pairwise(valid)]), rel=1e-9)
+
+
 def test_again_nothing_is_done_and_nothing_changes(made, capsys):
     into, _, _ = made
     before = {p: p.stat().st_mtime_ns for p in into.rglob("*") if p.is_file() and p.name not in ("state.json", "index.json", "index.md")}
@@ -108,7 +128,7 @@ def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
 CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-3-ddo": {"objective": "perplexity"}, "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"target_seeds": [1]}, "figure-06": {"objective": "perplexity"},
            "figure-07": {"scale": 0}, "table-10": {"records": "other"}, "table-02": {"out": "other"}, "figure-04": {"out": "other"}, "figure-05": {"out": "other"},
            "figure-08": {"floor": 1}, "figure-12": {"floors": [0.0, 0.3]}, "study-noise": {"noise_seeds": [0, 2]}, "stage-2b-evidence": {"random_mixtures": 3}, "study-premises": {"out": "other losses"},
-           "study-laws": {"laws": ["bimix", "regression"]}, "study-truth": {"first_seed": 2}}
+           "study-laws": {"laws": ["bimix", "regression"]}, "study-truth": {"first_seed": 2}, "study-design": {"first_seed": 2}, "study-repetition": {"ladders": {9 * 64: [1, 3], 27 * 64: [1, 4]}}}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +161,7 @@ def test_changes_when_a_parameter_does(made, evidence, tmp_path, notebook):
         shutil.rmtree(tmp_path / "build/store")  # a store of other parameters is refused, not overwritten
     left = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-2b": "figures/stage-2b-held-out.csv", "stage-3": "figures/stage-3-ddo-*.json", "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv"}.get(name, f"figures/{name}.csv")
     if notebook not in ARTEFACTS and name.startswith(("figure", "study")):
-        first = {k: v for k, v in {**load_profile("smoke", SMALL), "store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}.items() if k in parameters_of(notebook)}
+        first = {k: v for k, v in {**load_profile("smoke", SMALL), **EVIDENCE, "store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "out": str(tmp_path / "figures")}.items() if k in parameters_of(notebook)}
         execute(notebook, tmp_path / "first.ipynb", first, show=False)
     before = sorted(p.read_bytes() for p in (into if list(into.glob(left)) else tmp_path).glob(left))
     if change.pop("out", "") == "other losses":
@@ -256,14 +276,34 @@ def test_losses_are_compared_with_the_noise_of_such_runs():
     assert "no saying whether that is much" in once and once.count(" - |") == 3
 
 
-def test_make_reproduce_redraws_mini_only_where_no_profile_is_given(tmp_path):
-    shutil.copy(ROOT / "Makefile", tmp_path)
+def would_run(folder, *given, **more):
+    "What `make reproduce` in this folder would run."
     env = {k: v for k, v in os.environ.items() if k not in ("PROFILE", "MAKEFLAGS", "MFLAGS")}
-    def would_run(*given, **more): return subprocess.run(["make", "-n", "-o", ".venv/.installed", "reproduce", *given], cwd=tmp_path, env={**env, **more}, capture_output=True, text=True, check=True).stdout
-    default = would_run()
-    assert '--profile "smoke"' in default and "test ! -e figures/mini/stage-2-records.json || .venv/bin/autoscale reproduce --profile mini" in default
-    for one in (would_run("PROFILE=smoke"), would_run(PROFILE="smoke")): assert '--profile "smoke"' in one and "mini" not in one
-    mini = would_run("PROFILE=mini")
+    shutil.copy(ROOT / "Makefile", folder)
+    return subprocess.run(["make", "-n", "-o", ".venv/.installed", "reproduce", *given], cwd=folder, env={**env, **more}, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_reproduce_redraws_mini_but_never_trains_it(clone, tmp_path):
+    "With `look` as mini: redrawn where every record is here; where one is not, one line says how to go on, and nothing is fetched or trained."
+    look = clone([n.stem for n in NOTEBOOKS if short_name(n) not in ("stage-1", "stage-2") and n.stem not in LEFT_OUT], domains="nowhere")
+    (look.notebooks / "profiles/look.yml").replace(look.notebooks / "profiles/mini.yml")
+    mini = Places.of("mini")
+    look.records.rename(mini.records); look.figures.rename(mini.figures)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    first, redraw = would_run(tmp_path).splitlines()
+    assert first == '.venv/bin/autoscale reproduce --profile "smoke"' and recorded("mini") == 14 and recorded("smoke") == 0
+    run = lambda: subprocess.run(["sh", "-c", redraw], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = run()
+    assert done.returncode == 0 and done.stdout.startswith("redraws from 14 committed records"), done.stderr[-2000:]
+    next((mini.records / "proxy").glob("*.json")).unlink()
+    before, done = contents(mini.records, mini.figures, mini.build), run()
+    assert recorded("mini") == 0 and (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+    assert "autoscale reproduce --profile mini" in done.stdout and "git checkout" in done.stdout and contents(mini.records, mini.figures, mini.build) == before
+
+
+def test_make_reproduce_leaves_mini_alone_where_a_profile_is_given(tmp_path):
+    for one in (would_run(tmp_path, "PROFILE=smoke"), would_run(tmp_path, PROFILE="smoke")): assert '--profile "smoke"' in one and "mini" not in one
+    mini = would_run(tmp_path, "PROFILE=mini")
     assert '--profile "mini"' in mini and mini.count("mini") == 1
 
 
@@ -381,6 +421,11 @@ def test_the_readme_quotes_the_noise_study():
     quoted = [line for line in section.splitlines() if line.startswith("|")]
     assert len(quoted) >= 8 and set(quoted) <= set((ROOT / "figures/mini/study-noise.md").read_text().splitlines())
     assert "REDRAW" not in section and "FRESH" not in section
+
+
+def test_the_band_of_the_noise_study_is_the_smallest_effect_of_mini():
+    effects = pd.read_csv(ROOT / "figures/mini/study-premises.csv").mean_change.abs()
+    assert load_profile("mini")["smallest_effect"] == round(effects.min(), 2)
 
 
 def test_the_records_of_mini_are_those_of_its_profile():

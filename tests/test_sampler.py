@@ -120,3 +120,33 @@ def test_refusals(store):
         Sampler(store, Mixture.uniform(store.domains, 640 * 3, multiple=64), 64, 8, 0, 0, 3)
     with pytest.raises(InputError, match="less than one sequence"):
         schedule(Mixture(("tiny",), (8,)), {"tiny": 7}, 8, 0)
+
+
+@examples
+@given(runs(), st.data())
+def test_fewer_unique_tokens_are_the_first_ones_again(run, data):
+    "A limit changes one domain only: a run below it is the run without it, a longer one passes over the first sequences of the first shuffle again and again, each as often as any other but once."
+    draws, sizes, seed = run
+    i = data.draw(st.integers(0, len(draws) - 1))
+    few = data.draw(st.integers(1, sizes[i]))
+    names = [f"d{k}" for k in range(len(draws))]
+    mixture, available = Mixture(names, [n * CONTEXT for n in draws]), {n: s * CONTEXT + 3 for n, s in zip(names, sizes)}
+    free, limited = schedule(mixture, available, CONTEXT, seed), schedule(mixture, available, CONTEXT, seed, {f"d{i}": few * CONTEXT + data.draw(st.integers(0, 3))})
+    of = lambda s: s.sequence[s.domain == i].tolist()
+    assert [p for p in pairs(limited) if p[0] != i] == [p for p in pairs(free) if p[0] != i] and np.array_equal(limited.domain, free.domain)
+    first = schedule(Mixture(names, [min(n, few if k == i else n) * CONTEXT for k, n in enumerate(draws)]), available, CONTEXT, seed)
+    assert limited.epochs[f"d{i}"] == draws[i] / few and set(of(limited)) == set(of(first)) == set(of(limited)[:few])
+    times_seen = Counter(of(limited)).values()
+    assert max(times_seen) - min(times_seen) <= 1
+    if draws[i] <= few:
+        assert of(limited) == of(free)
+
+
+def test_unique_tokens_of_what_is_not_there():
+    mixture, available = Mixture(("a", "b"), (64, 64)), {"a": 640, "b": 640}
+    with pytest.raises(InputError, match="648 unique tokens are asked for, the token store has 640"):
+        schedule(mixture, available, CONTEXT, 0, {"a": 648})
+    with pytest.raises(InputError, match="'a' has 7 tokens, less than one sequence"):
+        schedule(mixture, available, CONTEXT, 0, {"a": 7})
+    with pytest.raises(InputError, match="'c', which is not in the mixture"):
+        schedule(mixture, available, CONTEXT, 0, {"c": 64})

@@ -219,6 +219,17 @@ def test_stacked_sweep_trains_every_run_once(store, spec, tmp_path):
     assert not list((tmp_path / "checkpoints").glob("*")) and sweep(jobs, store, RunStore(tmp_path), stack=2) == records
 
 
+def test_a_run_with_fewer_unique_tokens_is_stacked_with_one_that_has_all(store, spec, tmp_path):
+    base = replace(_plain(spec), precision="fp32", mixture=Mixture.uniform(store.domains, 36 * 64 * 3, multiple=64))
+    name = store.domains[0]
+    jobs = [("all", base), ("few", replace(base, unique={name: 3 * 64})), ("enough", replace(base, unique={name: 36 * 64}))]
+    free, limited, enough = sweep(jobs, store, RunStore(tmp_path / "together"), stack=3)
+    assert [r.machine["stacked"] for r in (free, limited, enough)] == [3, 3, 3] and limited.epochs[name] == 12 > 1 == enough.epochs[name]
+    assert enough.losses == free.losses and limited.losses[name] > free.losses[name]
+    [alone] = sweep(jobs[1:2], store, RunStore(tmp_path / "alone"))
+    assert all(abs(alone.losses[d] - limited.losses[d]) < 1e-5 for d in store.domains)
+
+
 def test_a_diverging_run_does_not_touch_its_neighbours(store, spec, tmp_path, monkeypatch):
     "One of three models starts from weights so large that its loss is not finite: it fails alone."
     from autoscale import trainer
