@@ -86,12 +86,12 @@ def short_name(notebook: Path) -> str:
     "`stage-3` of stage-3-ddo.ipynb, `figure-04` of figure-04.ipynb: what its files begin with."
     return "-".join(notebook.stem.split("-")[:2])
 
-_trains = {"stage-2": "proxy", "stage-2b": "evidence", "stage-5": "target", "study-noise": "noise"}  # notebook -> kind of runs it trains
+_trains = {"stage-2": "proxy", "stage-2b": "evidence", "stage-5": "target", "study-noise": "noise", "study-repetition": "repetition"}  # notebook -> kind of runs it trains
 
 def _kinds(notebooks: list[Path]) -> list[str]: return [_trains[name] for name in map(short_name, notebooks) if name in _trains]
 
 def record_hashes(places: Places, kind: str) -> list[str]:
-    "The runs that the notebook of this kind (`proxy`, `evidence`, `target` or `noise`) used, as it wrote them down; the folder may hold runs of other parameters too."
+    "The runs that the notebook of this kind (`proxy`, `evidence`, `target`, `noise` or `repetition`) used, as it wrote them down; the folder may hold runs of other parameters too."
     path = places.figures / f"{next(name for name, k in _trains.items() if k == kind)}-records.json"
     try: return json.loads(path.read_text())
     except (FileNotFoundError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
