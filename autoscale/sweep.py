@@ -89,7 +89,7 @@ def design_table(bases: list[Mixture],  # one base run for each scale, over the 
         unique = np.array([[limits[base.total].get(d, np.inf) for d in base.domains] for _, _, base in rows], float)
     return RunTable(tuple(name for name, *_ in rows), bases[0].domains, (), np.array([mixture.tokens for _, mixture, _ in rows], float), np.zeros((len(rows), 0)), unique=unique)
 
-# %% ../nbs/05_sweep.ipynb #cfb96f1d
+# %% ../nbs/05_sweep.ipynb #809621d4
 _settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "seeds": [0], "evaluation_sequences": 128, "workers": 1, "stack": 1, "micro_batch": None, "compile": False}
 _whole = ("context", "batch", "evaluation_sequences", "workers", "stack", "micro_batch")
 
@@ -118,7 +118,7 @@ def jobs_from_design(table: RunTable, store: str, settings: dict) -> list[tuple[
     unique = lambda i: {} if table.unique is None else {d: int(u) for d, u in zip(table.domains, table.unique[i]) if np.isfinite(u)}
     return [(name, make_spec(table.mixture(i), store, settings, seed, unique=unique(i))) for seed in settings["seeds"] for i, name in enumerate(table.runs)]
 
-# %% ../nbs/05_sweep.ipynb #4a5060df
+# %% ../nbs/05_sweep.ipynb #22e8bb15
 def _called(jobs) -> str: return f"run{'s' * (len(jobs) > 1)} {', '.join(repr(name) for name, _ in jobs)}"
 
 def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int, compile: bool):
@@ -181,7 +181,7 @@ def _begin(queue, threads: int):
 def _work(group: int, jobs: list[tuple[str, RunSpec]], store_path: str, folder: str, options: dict) -> list[RunRecord]:
     return _train(jobs, open_store(store_path, verify=False), RunStore(folder), options, lambda at: _queue.put((group, at)))
 
-# %% ../nbs/05_sweep.ipynb #22e8bb15
+# %% ../nbs/05_sweep.ipynb #c4722855
 def sweep(jobs: list[tuple[str, RunSpec]],  # names and specifications
           store: TokenStore, runs: RunStore,
           workers: int = 1,  # processes side by side; 1 trains in this process
