@@ -6,11 +6,12 @@
 __all__ = ['LAWS', 'JointLaw', 'fit_joint', 'held_out_laws']
 
 # %% ../nbs/08b_joint.ipynb #49710695
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from .laws import Law, about, fit_formula, fit_paper, held_out, own_domains, with_effective_tokens
+from .laws import Law, about, fit_formula, fit_paper, held_out, own_domains, split, with_effective_tokens
 from .runs import RunTable
 
 # %% ../nbs/08b_joint.ipynb #d840a156
@@ -135,6 +136,20 @@ class JointLaw(Law):
     spread: dict[str, float] | None = None  # kind -> its spread between domains
     noise: np.ndarray | None = None  # (v,) nats, standard deviation of one run's loss around the law
     theta: np.ndarray | None = None  # (v, 5 + m) the most probable parameters
+    table: RunTable | None = None  # what it was fitted to, in effective tokens
+    seed: int = 0
+
+    @functools.cached_property
+    def misfit(self):  # (v, v) nats squared, as in `Law`
+        v, table = len(self.validation), self.table
+        if len(np.unique(table.tokens, axis=0)) < 5: return None
+        excess = np.zeros((v, v))
+        for rest, out in split(table, 5 if table.losses.size * len(self.domains) < 300_000 else 2, self.seed):
+            law = fit_joint(rest, self.seed)
+            for tokens, losses in zip(table.tokens[out], table.losses[out]):
+                drawn = law.loss_draws(tokens); error = drawn.mean(0) - losses
+                excess += np.outer(error, error) - np.cov(drawn.T).reshape(v, v) - np.diag(law.noise ** 2)
+        return excess / len(table)
 
     def draws_at(self, tokens, some=slice(None)):
         total = tokens.sum(); w = tokens / total; x = np.log(total / self.unit)
@@ -159,7 +174,7 @@ def fit_joint(table: RunTable, seed: int = 0) -> JointLaw:
     if len(table) < kind.shape[1]:
         known["notes"] += (f"{len(table)} runs for {kind.shape[1]} parameters of each validation domain: the priors carry the rest",)
     return JointLaw("joint", **known, caution=_caution * float(np.sqrt(variance.mean())), draws=_draw(fitted, table.losses.T, away, x, scale, kind, count, seed), scale=scale, unit=unit,
-                    mean=dict(zip(_kinds, mean)), spread=dict(zip(_kinds, spread)), noise=np.sqrt(variance), theta=theta)
+                    mean=dict(zip(_kinds, mean)), spread=dict(zip(_kinds, spread)), noise=np.sqrt(variance), theta=theta, table=table, seed=seed)
 
 _caution = .5  # of the noise
 

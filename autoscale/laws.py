@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['effective_tokens', 'with_effective_tokens', 'judge', 'lowest', 'LawOptimum', 'Law', 'FormulaLaw', 'own_domains',
-           'about', 'fit_formula', 'held_out', 'repeat_noise', 'PaperLaw', 'fit_paper']
+           'about', 'fit_formula', 'split', 'held_out', 'repeat_noise', 'PaperLaw', 'fit_paper']
 
 # %% ../nbs/08_laws.ipynb #18489d84
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
+from scipy.special import ndtri
 
 from .mixture import InputError, Mixture, epoch_caps, format_tokens, limit_weights, weight_bounds, with_epochs
 from .projection import project_runs
@@ -99,6 +100,7 @@ class Law:
     notes: tuple[str, ...]  # about the table and the fit
     convex: bool = True  # in the weights, at a given budget
     caution: float = 0.  # nats, see above
+    misfit = None  # (v, v) nats squared: covariance of the errors on held-out runs beyond what noise and draws explain; None where a law has no draws to compare with
 
     def draws_at(self, tokens: np.ndarray, some=slice(None)) -> tuple[np.ndarray, np.ndarray]:
         "(S, v) losses of every draw, or of some, after (m,) effective tokens, and their (S, v, m) slopes per token."
@@ -151,16 +153,18 @@ class Law:
         starts = [start] if self.convex and available is None else [start, limit_weights(np.full(m, 1 / m), lower, upper), *(limit_weights(.3 / m + .7 * np.eye(m)[i], lower, upper) for i in range(min(m, 8)))]
         w, _, gap = min((lowest(cautious, s, lower, upper) for s in starts), key=lambda found: found[1])
         at, interval, bounds = values(w)[0], None, None
+        weight, beyond = judged(self.loss_draws(effective_tokens(w * total, there)).mean(0))[1], 0.
+        if len(at) > 1 and self.misfit is not None: beyond = ndtri((1 + level) / 2) * math.sqrt(max(0., weight @ self.misfit @ weight))
+        def around(values):
+            mean, (low, high) = values.mean(), np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+            return float(mean), float(mean - np.hypot(mean - low, beyond)), float(mean + np.hypot(high - mean, beyond))
         if len(at) > 1:
             each = [lowest(lambda v, s=s: cautious(v, slice(s, s + 1), price=0.), w, lower, upper)[0] for s in range(min(len(at), 50))]  # where the best may lie, without caution
             low, high = (np.quantile([*each, w], q, axis=0) for q in ((1 - level) / 2, (1 + level) / 2))
             interval = {"level": level, "low": np.minimum(low, w).tolist(), "high": np.maximum(high, w).tolist()}
-            bounds = tuple(float(np.quantile(at, q)) for q in ((1 - level) / 2, (1 + level) / 2))
+            bounds = around(at)[1:]
         obvious = {"uniform": np.full(m, 1 / m), **({"natural": there / there.sum()} if available is not None else {})}
-        gain = {}
-        for name, v in obvious.items():
-            more = values(v)[0] - at
-            gain[name] = tuple(float(q) for q in (more.mean(), *np.quantile(more, [(1 - level) / 2, (1 + level) / 2])))
+        gain = {name: around(values(v)[0] - at) for name, v in obvious.items()}
         mixture = replace(Mixture.from_weights(self.domains, w / w.sum(), total, method=self.name), interval=interval)
         if available is not None: mixture = with_epochs(mixture, available)
         return LawOptimum(mixture, w, float(at.mean()), bounds, gap, self.convex and available is None, gain, (*self.notes, *self._warnings(mixture, w, gain, len(at))))
@@ -244,22 +248,27 @@ _rivals = {"exponential": (_exponential, lambda y, m: np.array([.6 * y.min(), np
            "log-linear": (_log_linear, None, True), "regression": (_regression, None, False)}
 
 # %% ../nbs/08_laws.ipynb #d02ba445
+def split(table: RunTable, folds: int, seed: int = 0) -> Iterator[tuple[RunTable, np.ndarray]]:
+    "The table without each of `folds` parts of its mixtures in turn, and which runs (n,) are left out; repeats of a mixture stay together. Raises `InputError` where all runs have the same tokens."
+    _, same = np.unique(table.tokens, axis=0, return_inverse=True); same = same.ravel()
+    if not same.any(): raise InputError("all runs have the same tokens of every domain; to leave some out there must be others")
+    fold = np.random.default_rng(seed).permutation(same.max() + 1)[same] % folds
+    for k in range(folds):
+        if (fold == k).any(): yield _part(table, fold != k), fold == k
+
+def _part(table, keep): return RunTable(tuple(np.array(table.runs)[keep]), table.domains, table.validation, table.tokens[keep], table.losses[keep])
+
 def held_out(fit: Callable,  # RunTable -> Law
              table: RunTable, folds: int = 5, seed: int = 0) -> dict[str, float]:
     """Root mean square error, nats, on runs that the fit did not see: `mixtures` (in `folds` parts, repeats together) and `scale` (all runs of more than the middle total; nan for one scale).
 
     Raises `InputError` where all runs have the same tokens: nothing would be left to fit."""
     table = with_effective_tokens(table)
-    part = lambda keep: RunTable(tuple(np.array(table.runs)[keep]), table.domains, table.validation, table.tokens[keep], table.losses[keep])
-    def error(out): return ((fit(part(~out)).loss(table.tokens[out]) - table.losses[out]) ** 2).sum()
-    _, same = np.unique(table.tokens, axis=0, return_inverse=True); same = same.ravel()
-    if not same.any(): raise InputError("all runs have the same tokens of every domain; to leave some out there must be others")
-    fold = np.random.default_rng(seed).permutation(same.max() + 1)[same] % folds
-    totals = table.tokens.sum(1); middle = math.sqrt(totals.min() * totals.max())
-    scales = totals.max() > 1.9 * totals.min()
+    def error(rest, out): return ((fit(rest).loss(table.tokens[out]) - table.losses[out]) ** 2).sum()
+    totals = table.tokens.sum(1); larger = totals > math.sqrt(totals.min() * totals.max())
     rms = lambda squares, runs: math.sqrt(squares / (runs * len(table.validation)))
-    return {"mixtures": rms(sum(error(fold == k) for k in range(folds) if (fold == k).any()), len(table)),
-            "scale": rms(error(totals > middle), (totals > middle).sum()) if scales else math.nan}
+    return {"mixtures": rms(sum(error(*parts) for parts in split(table, folds, seed)), len(table)),
+            "scale": rms(error(_part(table, ~larger), larger), larger.sum()) if totals.max() > 1.9 * totals.min() else math.nan}
 
 def repeat_noise(table: RunTable) -> float:
     "Standard deviation, nats, between runs with the same tokens of every domain (other seeds), pooled over mixtures and validation domains: no law predicts a run better. nan where no mixture was run twice."
