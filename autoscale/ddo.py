@@ -149,6 +149,9 @@ def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
         label = _distinct_mixtures(logs[members])
         groups = np.unique(label)
         rows = [members[label == g] for g in groups]
+        for r in rows if table.unique is not None else ():
+            drawn = np.minimum(table.unique[r], table.tokens[r])
+            for k in np.flatnonzero((drawn != drawn[0]).any(1)): raise InputError(f"runs {table.runs[r[0]]!r} and {table.runs[r[k]]!r} saw the same tokens, but repeated other numbers of unique ones; fit them as two tables")
         mixtures = np.array([logs[r].mean(0) for r in rows])
         companions = [_companions(mixtures, i) for i in range(m)]
         amounts = np.array([[len(c.get(g, ())) for c in companions] for g in range(len(groups))])

@@ -51,6 +51,7 @@ _mean = np.array([-.4, np.log(.25), 0., -4., 0., 4.])
 _mean_sd = np.array([1., .5, .5, 3.5, 1e-3, 4.])
 _spread = np.array([1., .6, .4, .6, 1.5, 3.])
 _prior_domains, _prior_freedom = 5., 8.
+_unseen = .02  # nats, about the noise of the sample's runs and of `mini`'s: least noise where fewer runs than parameters leave no residual to see it in. Draws then end far from where they start, and get the steps for it
 
 def _levenberg(theta, damping, losses, variance, prior, precision, model, steps):  # batched over validation domains
     p = theta.shape[1]; diagonal = range(p)
@@ -83,7 +84,7 @@ def _estimate(losses, away, x, scale, kind):  # (v, n) losses, (v, 5 + m) kind o
         covariance = np.linalg.inv(data + precision[:, None] * np.eye(p))
         used = np.einsum("vpq,vqp->v", data, covariance)  # degrees of freedom
         squares = ((predicted - losses) ** 2).sum(1); left = np.maximum(n - used, 1e-9)
-        noise = np.maximum((_prior_freedom * squares.sum() / max(left.sum(), 1.) + squares) / (_prior_freedom + left), 1e-10)
+        noise = np.maximum((_prior_freedom * squares.sum() / max(left.sum(), 1.) + squares) / (_prior_freedom + left), 1e-10 if n >= p else _unseen ** 2)
         before = np.concatenate([mean, np.log(spread), np.log(variance)])
         variance = noise if turn > 3 else np.maximum(noise, variance / 10)
         marginal = covariance[:, range(p), range(p)]
@@ -121,7 +122,7 @@ def _draw(fitted, losses, away, x, scale, kind, count, seed):  # -> (count, v, p
         prior = np.where(kind >= 0, mean[kind] + some[:, kind] + spread[kind] * rng.normal(size=(c, v, p)), 0.)
         tile = lambda part: np.broadcast_to(part, (c, *part.shape)).reshape(-1, *part.shape[1:])
         noisy = (losses + error * np.sqrt(variance)[:, None]).reshape(-1, n)
-        found, *_ = _levenberg(tile(theta), np.full(c * v, 1e-2), noisy, tile(variance), prior.reshape(-1, p), tile(precision), lambda at: _predict(at, away, x, tile(scale)), 8)
+        found, *_ = _levenberg(tile(theta), np.full(c * v, 1e-2), noisy, tile(variance), prior.reshape(-1, p), tile(precision), lambda at: _predict(at, away, x, tile(scale)), 8 if n >= p else 400)
         return found.reshape(c, v, p)
     batches = -(-count * v * n * p // 4_000_000)  # of about 32 MB
     return np.concatenate([solve(some) for some in np.array_split(shift, min(batches, count))])
@@ -162,7 +163,7 @@ class JointLaw(Law):
 
 def fit_joint(table: RunTable, seed: int = 0) -> JointLaw:
     "Fit the joint law to all runs of a table and draw a hundred laws that they allow (fewer, down to 25, for tables of millions of residuals times parameters). Raises `InputError` as `about` does."
-    table = with_effective_tokens(table); known, own = about(table), own_domains(table)
+    known, own, table = about(table), own_domains(table), with_effective_tokens(table)
     total = table.tokens.sum(1); unit = float(np.exp(np.log(total).mean())); away = table.tokens / total[:, None] - known["centre"]
     kind = np.full((len(table.validation), 5 + len(table.domains)), 4); kind[:, 0] = -1; kind[:, 1:5] = range(4)
     for j, i in enumerate(own):

@@ -228,7 +228,7 @@ def fit_formula(table: RunTable, name: str) -> FormulaLaw:
     "Fit a rival, one of `exponential`, `bimix`, `log-linear`, `regression`, to every validation domain by least squares. Raises `InputError` on another name."
     if name not in _rivals: raise InputError(f"law {name!r} is not known; choose {', '.join(_rivals)}")
     form, start, convex = _rivals[name]
-    table = with_effective_tokens(table); known, own = about(table), own_domains(table)
+    known, own, table = about(table), own_domains(table), with_effective_tokens(table)
     unit = math.exp(np.log(table.tokens.sum(1)).mean()); tokens = table.tokens / unit; total = tokens.sum(1)
     theta = []
     for y, i in zip(table.losses.T, own):
@@ -256,7 +256,7 @@ def split(table: RunTable, folds: int, seed: int = 0) -> Iterator[tuple[RunTable
     for k in range(folds):
         if (fold == k).any(): yield _part(table, fold != k), fold == k
 
-def _part(table, keep): return RunTable(tuple(np.array(table.runs)[keep]), table.domains, table.validation, table.tokens[keep], table.losses[keep])
+def _part(table, keep): return RunTable(tuple(np.array(table.runs)[keep]), table.domains, table.validation, table.tokens[keep], table.losses[keep], unique=None if table.unique is None else table.unique[keep])
 
 def held_out(fit: Callable,  # RunTable -> Law
              table: RunTable, folds: int = 5, seed: int = 0) -> dict[str, float]:

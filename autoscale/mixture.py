@@ -203,7 +203,7 @@ def load_available(path: str | Path) -> dict[str, int]:
     "Read `{\"domain\": tokens}`. Raises `InputError` naming the file."
     try: known = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read as JSON ({e})") from None
-    if not isinstance(known, dict): raise InputError(f'{path}: is not of the form {{"domain": tokens}}')
+    if not isinstance(known, dict) or not known: raise InputError(f'{path}: is not of the form {{"domain": tokens}}')
     for d, n in known.items():
         try: known[d] = parse_tokens(n)
         except InputError as e: raise InputError(f"{path}: domain {d!r}: {e}") from None

@@ -184,7 +184,8 @@ def project_runs(table: RunTable,
                 ) -> tuple[list[Optimum], Projection]:  # the optimum of each scale, smallest first, and the target
     "AutoScale (Kang et al. 2025, Algorithms 1 and 2) on a run table. Raises `InputError` where the table holds fewer than two designs."
     designs = find_designs(table)
-    about_table = dict.fromkeys([*table.notes, *(note for d in designs for note in d.notes)])  # once, not once for each scale
+    repeats = ["runs repeated tokens, and this law counts a repeated one as a new one"] if table.unique is not None and (table.unique < table.tokens).any() else []
+    about_table = dict.fromkeys([*table.notes, *repeats, *(note for d in designs for note in d.notes)])  # once, not once for each scale
     if len(designs) < 2:
         one = f"the table holds one DDO design, of {format_tokens(designs[0].total)} tokens"
         raise InputError("; ".join([one, *about_table, "a projection needs a second one at another scale"]))

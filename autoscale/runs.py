@@ -147,7 +147,7 @@ class RunTable:
             for r, c in np.argwhere(~(np.isfinite(values) & (values >= 0))):
                 raise InputError(f"run {self.runs[r]!r}: {what}.{columns[c]} is {values[r, c]}; "
                                  + ("leave the run out, or give its loss" if what == "loss" else "a token count is not negative"))
-        for r, c in () if self.unique is None else np.argwhere(~(self.unique > 0)): raise InputError(f"run {self.runs[r]!r}: unique.{self.domains[c]} is {self.unique[r, c]:g}; give the tokens that there were to draw from, or leave the cell empty")
+        for r, c in () if self.unique is None else np.argwhere(~(self.unique >= 1)): raise InputError(f"run {self.runs[r]!r}: unique.{self.domains[c]} is {self.unique[r, c]:g}; give the tokens that there were to draw from, or leave the cell empty")
         for r in np.flatnonzero(self.tokens.sum(1) == 0): raise InputError(f"run {self.runs[r]!r} saw no tokens")
 
     def __len__(self): return len(self.runs)

@@ -57,6 +57,7 @@ def schedule(mixture: Mixture,  # tokens of each domain, whole sequences of `con
     for i, (name, tokens) in enumerate(zip(mixture.domains, mixture.tokens)):
         if name not in available: raise InputError(f"domain {name!r} is not in the token store, which holds {', '.join(available)}")
         there = unique.get(name, available[name])
+        if name in unique and there < 1: raise InputError(f"domain {name!r}: {there} unique tokens; give at least a sequence of {context:,}, or leave the domain out")
         if there > available[name]: raise InputError(f"domain {name!r}: {there:,} unique tokens are asked for, the token store has {available[name]:,}; ask for fewer, or build a larger store")
         n, size = tokens // context, there // context
         if tokens % context: raise InputError(f"domain {name!r}: {tokens:,} tokens are not whole sequences of {context:,}; round the mixture with multiple={context}")

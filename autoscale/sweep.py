@@ -86,7 +86,10 @@ def design_table(bases: list[Mixture],  # one base run for each scale, over the 
     unique = None
     if available is not None:
         limits = {base.total: unique_tokens(base.total, {d: available[d] for d in base.domains if d in available}, target, multiple) for base in bases}
+        most = {base.total: np.max([mixture.tokens for _, mixture, of in rows if of is base], 0) for base in bases}
         unique = np.array([[limits[base.total].get(d, np.inf) for d in base.domains] for _, _, base in rows], float)
+        unique[unique >= np.array([most[base.total] for _, _, base in rows])] = np.inf  # does not bind at this scale
+        if np.isinf(unique).all(): unique = None
     return RunTable(tuple(name for name, *_ in rows), bases[0].domains, (), np.array([mixture.tokens for _, mixture, _ in rows], float), np.zeros((len(rows), 0)), unique=unique)
 
 # %% ../nbs/05_sweep.ipynb #809621d4
@@ -144,8 +147,8 @@ def _under_way(jobs: list[tuple[str, RunSpec]], waiting: list[int], checkpoints:
             with safe_open(path, "pt") as f: hashes = f.metadata()["spec"].split()
         except (SafetensorError, KeyError, TypeError, OSError): continue  # damaged: it is named when its runs' turn comes
         if not all(h in index for h in hashes): continue  # another sweep's
-        if todo.intersection(hashes): groups.append([index[h] for h in hashes])
-        else: path.unlink(missing_ok=True)
+        if not todo.intersection(hashes): path.unlink(missing_ok=True)
+        elif not any(index[h] in group for group in groups for h in hashes): groups.append([index[h] for h in hashes])
     return groups
 
 def _groups(jobs: list[tuple[str, RunSpec]], waiting: list[int], stack: int, workers: int, checkpoints: Path) -> list[list[int]]:
@@ -164,7 +167,7 @@ def _train(jobs: list[tuple[str, RunSpec]], store: TokenStore, runs: RunStore, o
     "Runs as one model, from the store's checkpoint if there is one, into the store. An error names them."
     from autoscale.trainer import train_together
     key = hashlib.sha256("".join(spec.hash for _, spec in jobs).encode()).hexdigest()[:16]
-    try: return train_together(jobs, store, checkpoint=runs.folder / "checkpoints" / f"{key}.safetensors", report=report, put=runs.put, **options)
+    try: return train_together(jobs, store, checkpoint=runs.folder / "checkpoints" / f"{key}.safetensors", report=report, put=lambda record: runs.path(record.spec).exists() or runs.put(record), **options)
     except InputError as e: raise InputError(f"{_called(jobs)}: {e}") from None
     except OSError as e: raise InputError(f"{_called(jobs)}: {e}") from None  # a full disk, a folder that cannot be written
     except Exception as e: raise RuntimeError(f"{_called(jobs)} failed with {type(e).__name__}: {e}") from e

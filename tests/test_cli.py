@@ -164,6 +164,8 @@ def test_design_sweep_fit_on_own_text(tmp_path):
     # A domain that will run out: the runs repeat it as often as the target will, and the table that comes back says so.
     (tmp_path / "there.json").write_text('{"first": "10240"}')
     limited = ("design", "limited.csv", "--domains", "first,second", "--tokens", "6912,27648", "--multiple", "64", "--available", "there.json")
+    (tmp_path / "none.json").write_text("{}")
+    assert "is not of the form" in refused(*limited[:-1], "none.json", "--to", "100k", cwd=tmp_path)
     assert "go together" in refused(*limited, cwd=tmp_path) and "below the run's" in refused(*limited, "--to", "20k", cwd=tmp_path) and "less than a sequence" in refused(*limited, "--to", "100M", cwd=tmp_path)
     done = autoscale(*limited, "--to", "110592", cwd=tmp_path)
     assert done.returncode == 0 and "unique.<domain>" in done.stdout, done.stderr
@@ -177,7 +179,7 @@ def test_design_sweep_fit_on_own_text(tmp_path):
     assert done.returncode == 1 and "both.json" in done.stderr
     (tmp_path / "both.json").write_text('{"first": 10240, "second": "1M"}')
     done = autoscale("project", "repeated.csv", "--to", "110592", "--available", "both.json", "--json", "w.json", cwd=tmp_path)
-    assert done.returncode == 0 and load_mixture(tmp_path / "w.json").epochs[0] > .1 and "epochs" in done.stdout, done.stderr
+    assert done.returncode == 0 and np.isclose(load_mixture(tmp_path / "w.json").epochs[0], load_mixture(tmp_path / "w.json").tokens[0] / 10240) and "epochs" in done.stdout, done.stderr
 
 
 def test_refusals_are_one_line(tmp_path):

@@ -178,5 +178,40 @@ def test_misfit_is_a_covariance_of_left_out_runs():
     assert fit_joint(few).misfit is None and LAWS["bimix"](table).misfit is None
     with pytest.raises(InputError, match="the same tokens"):
         next(split(RunTable(("x", "y"), table.domains, table.validation, table.tokens[[0, 0]], table.losses[:2]), 5))
-    cheap, dear = law.optimum(300_000, objective="news").gain["uniform"], replace(law).optimum(300_000, objective={"news": 1}).gain["uniform"]
-    assert cheap == dear and cheap[1] < cheap[0] < cheap[2]
+    sure = replace(law)
+    sure.__dict__["misfit"] = np.zeros((6, 6))
+    for objective, weight in (("nats", np.full(6, 1 / 6)), ("news", np.eye(6)[3]), ({"news": 3, "books": 1}, np.array([0, 0, 0, .75, 0, .25]))):
+        wide, narrow = (one.optimum(300_000, objective=objective) for one in (law, sure))
+        beyond = 1.6448536 * np.sqrt(max(0, weight @ law.misfit @ weight))
+        assert np.array_equal(wide.weights, narrow.weights) and (beyond > 0 or objective != "nats")
+        for k in (1, 2):
+            assert abs(wide.gain["uniform"][k] - wide.gain["uniform"][0]) == pytest.approx(np.hypot(narrow.gain["uniform"][k] - narrow.gain["uniform"][0], beyond), rel=1e-6)
+
+
+def test_fewer_runs_than_parameters_know_less_and_go_to_no_corner():
+    table, width = sample_run_table(), {}
+    for n in (4, 5, 6, 13, 26):
+        law = fit_joint(RunTable(table.runs[:n], table.domains, table.validation, table.tokens[:n], table.losses[:n]))
+        low, high = np.quantile(law.loss_draws(np.full(6, 1e6 / 6)).mean(1), [.05, .95])
+        width[n] = high - low
+        best = law.optimum(1_000_000)
+        assert best.weights.max() < .65 and (n > 6 or any("not distinguishable from uniform" in note for note in best.notes))
+        assert n > 10 or any("the priors carry the rest" in note for note in best.notes)
+    assert min(width[4], width[5], width[6]) > width[13] > width[26]
+
+
+def test_runs_that_repeated_are_read_as_fewer_tokens_by_every_law_but_the_papers():
+    table = sample_run_table()
+    unique = np.where(np.arange(6) == 1, 1000., np.inf) * np.ones((26, 1))
+    repeated, fewer = replace(table, unique=unique), replace(table, tokens=effective_tokens(table.tokens, unique))
+    for name in ("joint", "exponential", "bimix", "log-linear", "regression"):
+        law, same, other = LAWS[name](repeated), LAWS[name](fewer), LAWS[name](table)
+        tokens = fewer.tokens[3]
+        assert np.abs(law.loss(tokens) - other.loss(tokens)).max() > 1e-3 and law.measured == other.measured
+        if name != "joint":  # whose draws depend on where the runs' centre lies
+            assert np.allclose(law.loss(tokens), same.loss(tokens), atol=1e-9)
+    paper, free = (LAWS["ddo"](t).optimum(1_000_000) for t in (repeated, table))
+    assert np.array_equal(paper.weights, free.weights) and any("counts a repeated one as a new one" in note for note in paper.notes) and not any("repeated" in note for note in free.notes)
+    mixed = RunTable((*table.runs, "again"), table.domains, table.validation, np.vstack([table.tokens, table.tokens[:1]]), np.vstack([table.losses, table.losses[:1] + .5]), unique=np.vstack([np.full((26, 6), np.inf), unique[:1]]))
+    with pytest.raises(InputError, match="fit them as two tables"):
+        LAWS["ddo"](mixed).optimum(1_000_000)

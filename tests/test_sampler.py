@@ -146,6 +146,8 @@ def test_unique_tokens_of_what_is_not_there():
     mixture, available = Mixture(("a", "b"), (64, 64)), {"a": 640, "b": 640}
     with pytest.raises(InputError, match="648 unique tokens are asked for, the token store has 640"):
         schedule(mixture, available, CONTEXT, 0, {"a": 648})
+    with pytest.raises(InputError, match="-5 unique tokens"):
+        schedule(mixture, available, CONTEXT, 0, {"a": -5})
     with pytest.raises(InputError, match="'a' has 7 tokens, less than one sequence"):
         schedule(mixture, available, CONTEXT, 0, {"a": 7})
     with pytest.raises(InputError, match="'c', which is not in the mixture"):
