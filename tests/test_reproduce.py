@@ -278,7 +278,7 @@ def test_losses_are_compared_with_the_noise_of_such_runs():
 
 def would_run(folder, *given, **more):
     "What `make reproduce` in this folder would run."
-    env = {k: v for k, v in os.environ.items() if k not in ("PROFILE", "MAKEFLAGS", "MFLAGS")}
+    env = {k: v for k, v in os.environ.items() if k not in ("PROFILE", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")}  # as if from a shell, also under `make test`
     shutil.copy(ROOT / "Makefile", folder)
     return subprocess.run(["make", "-n", "-o", ".venv/.installed", "reproduce", *given], cwd=folder, env={**env, **more}, capture_output=True, text=True, check=True).stdout
 
