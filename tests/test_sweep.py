@@ -277,6 +277,13 @@ def test_an_error_in_a_worker_is_the_only_thing_said(store, spec, tmp_path):
     assert done.returncode == 1 and "ONE LINE run 'seed" in done.stderr and "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+def _command(folder, script, store, jobs):
+    "What starts `script` as a process of its own on these jobs, its records in `folder/runs`."
+    (folder / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
+    (folder / "child.py").write_text(script)
+    return [sys.executable, folder / "child.py", store.path, folder / "jobs.json", folder / "runs"]
+
+
 def _runs_of(checkpoint):
     with safe_open(checkpoint, "pt") as f:
         return f.metadata()["spec"].split()
@@ -289,10 +296,8 @@ def test_a_killed_stacked_sweep_goes_on_from_its_checkpoints(store, spec, tmp_pa
     "Twelve runs of one shape in groups of three: whatever is finished when the kill comes, the groups that were under way stay together and their checkpoints are used and removed."
     base = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 576 * 64, multiple=64))
     jobs = [(f"seed {k}", replace(base, seed=k)) for k in range(12)]
-    (tmp_path / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
-    (tmp_path / "child.py").write_text(STACKED)
     runs, checkpoints = RunStore(tmp_path / "runs"), tmp_path / "runs/checkpoints"
-    child = subprocess.Popen([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", tmp_path / "runs"], stderr=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(_command(tmp_path, STACKED, store, jobs), stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
     while not (len(list(runs.folder.glob("*.json"))) >= 3 and list(checkpoints.glob("*.safetensors"))) and time.monotonic() < deadline:
         time.sleep(.01)
@@ -336,10 +341,8 @@ def test_a_kill_among_a_stacks_records_costs_no_training(store, spec, tmp_path):
     "Killed after the first of three records: the stack's checkpoint is still there, and what is left of it is trained from its last step."
     base = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 36 * 64, multiple=64))
     jobs = [(f"seed {k}", replace(base, seed=k)) for k in range(3)]
-    (tmp_path / "jobs.json").write_text(json.dumps([(name, s.to_dict()) for name, s in jobs]))
-    (tmp_path / "child.py").write_text(KILLED_AT_ITS_RECORDS)
     runs, checkpoints = RunStore(tmp_path / "runs"), tmp_path / "runs/checkpoints"
-    child = subprocess.run([sys.executable, tmp_path / "child.py", store.path, tmp_path / "jobs.json", runs.folder], stderr=subprocess.DEVNULL, timeout=240)
+    child = subprocess.run(_command(tmp_path, KILLED_AT_ITS_RECORDS, store, jobs), stderr=subprocess.DEVNULL, timeout=240)
     [checkpoint] = checkpoints.glob("*.safetensors")
     assert child.returncode == -signal.SIGKILL and len(list(runs)) == 1
     shutil.copy(checkpoint, tmp_path / "stale.safetensors")
