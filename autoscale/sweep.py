@@ -63,7 +63,7 @@ def random_design(base: Mixture, count: int, seed: int,
     return design
 
 # %% ../nbs/05_sweep.ipynb #ed8ad6ae
-def unique_tokens(total: int,  # a run's budget
+def unique_tokens(total: int,  # the budget of a scale's base run
                   available: dict[str, int],  # tokens there are of each domain
                   target: int,  # the target's budget
                   multiple: int = 1,  # tokens in one unit: the length of a sequence
