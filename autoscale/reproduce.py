@@ -8,6 +8,7 @@ __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrid
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
 import builtins, difflib, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from .corpus import file_sha256, open_store
 from .figures import to_markdown
-from .mixture import InputError, atomic_write, format_tokens, load_mixture
+from .mixture import InputError, JsonDict, atomic_write, format_tokens, load_mixture
 from .runs import RunRecord, RunStore
 
 # %% ../nbs/13_reproduce.ipynb #2de8999c
@@ -52,8 +53,8 @@ def parameters_of(notebook: Path) -> dict[str, str]:  # name -> default, as sour
 _own = ("recorded", "without")
 
 def load_profile(profile: str,  # a name in nbs/paper/profiles
-                 overrides: dict | None = None,  # parameters that replace the profile's
-                ) -> dict:
+                 overrides: JsonDict | None = None,  # parameters that replace the profile's
+                ) -> JsonDict:
     "A profile's parameters, and what it says of itself. Raises `InputError` on an unknown profile, on a name that no notebook declares and on a notebook that there is not."
     import yaml
     notebooks, overrides = checkout() / "nbs/paper", overrides or {}; path = notebooks / "profiles" / f"{profile}.yml"
@@ -68,7 +69,7 @@ def load_profile(profile: str,  # a name in nbs/paper/profiles
         if name not in there: raise InputError(f"{path}: without: there is no notebook {name}; there are {', '.join(there)}")
     return {**own, **overrides}
 
-def parse_overrides(pairs: list[str]) -> dict:  # from `name=value`, the value in YAML
+def parse_overrides(pairs: list[str]) -> JsonDict:  # from `name=value`, the value in YAML
     "Command-line overrides of a profile. Raises `InputError` on anything that is not `name=value`."
     import yaml
     overrides = {}
@@ -133,7 +134,7 @@ def _kernel_log(path: Path):
         os.dup2(ours, 2); os.close(ours); os.close(log)
         if not path.stat().st_size: path.unlink()
 
-def execute(notebook: Path, executed: Path, parameters: dict, show: bool = True) -> float:  # seconds
+def execute(notebook: Path, executed: Path, parameters: JsonDict, show: bool = True) -> float:  # seconds
     "Run one notebook with parameters through papermill. Raises the notebook's own `InputError`, and one for a file that it cannot read or write."
     import papermill
     from traitlets.config import Config
@@ -193,10 +194,10 @@ def recorded(profile: str) -> int:
     return _committed(places, _notebooks(places, parameters)[0]) if parameters.get("recorded") else 0
 
 def reproduce(profile: str = "smoke",
-              overrides: dict | None = None,  # parameters that replace the profile's
+              overrides: JsonDict | None = None,  # parameters that replace the profile's
               into: Path | None = None,  # put everything below this folder instead of the checkout's own
               fresh: bool = False,  # train again even where records exist
-              say=print,  # where the progress lines go
+              say: Callable[[str], object] = print,  # where the progress lines go
              ) -> str:  # the summary
     "Run a profile: every stage and every artefact that is not up to date. Raises `InputError` on bad parameters or input."
     places, parameters = _prepare(profile, overrides, into)
@@ -253,7 +254,8 @@ def _named(records: list[RunRecord], run: str) -> RunRecord:
     raise InputError(f"{run!r} is {len(found)} runs; give the hash of one: {', '.join(f'{h} ({r.name}, seed {r.spec.seed})' for h, r in found.items())}")
 
 def train_again(run: str,  # a record's hash, the first digits of it (6 or more), or its name
-                profile: str = "smoke", overrides: dict | None = None, into: Path | None = None, say=print,  # as in `reproduce`
+                profile: str = "smoke", overrides: JsonDict | None = None, into: Path | None = None,  # as in `reproduce`
+                say: Callable[[str], object] = print,
                ) -> str:  # losses then and now, and in words how far apart they are
     "Train one recorded specification anew, into `build/<profile>/again`; no record and no figure changes. Raises `InputError` on a run that is not one finished record, and on another token store."
     from autoscale.sweep import sweep
@@ -302,7 +304,7 @@ def wanted(notebook: Path, source: str) -> bool:
     default = parameters_of(notebook).get("source", '"runs"').partition("#")[0].strip().strip("\"'")
     return default == "runs" if source == "runs" else "source" in parameters_of(notebook)
 
-def write_index(profile: str, parameters: dict, places: Places, notebooks: list[Path]):
+def write_index(profile: str, parameters: JsonDict, places: Places, notebooks: list[Path]) -> None:
     "Write index.json and index.md beside the artefacts."
     records = {kind: record_hashes(places, kind) for kind in _kinds(notebooks)}
     made = {n.stem: {"files": sorted(Path(p).name for p in outputs(places, short_name(n)) if Path(p).parent == places.figures),

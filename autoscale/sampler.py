@@ -37,7 +37,7 @@ class Schedule:
     draws: tuple[int, ...]  # sequences drawn from each domain
     available: tuple[int, ...]  # different sequences to draw from in each domain
 
-    def __len__(self): return len(self.domain)
+    def __len__(self) -> int: return len(self.domain)
 
     @property
     def epochs(self) -> dict[str, float]:
@@ -76,6 +76,10 @@ def schedule(mixture: Mixture,  # tokens of each domain, whole sequences of `con
 # %% ../nbs/02_sampler.ipynb #a2b16aab
 class Sampler:
     "Batches of one run, for one rank."
+    schedule: Schedule
+    context: int; batch: int; seed: int; rank: int; ranks: int
+    position: int
+
     def __init__(self, store: TokenStore, mixture: Mixture,
                  context: int,  # tokens in a sequence
                  batch: int,  # sequences in a global batch, over all ranks
@@ -95,13 +99,13 @@ class Sampler:
     @property
     def state(self) -> dict[str, int]: return {"seed": self.seed, "position": self.position}
 
-    def restore(self, state: dict[str, int]):
+    def restore(self, state: dict[str, int]) -> None:
         "Continue from a state; raises `InputError` where it belongs to another seed or another batch size."
         if state["seed"] != self.seed: raise InputError(f"this state belongs to seed {state['seed']}, the run has seed {self.seed}")
         if state["position"] % self.batch: raise InputError(f"position {state['position']} is not the start of a batch of {self.batch}")
         self.position = state["position"]
 
-    def __iter__(self): return self
+    def __iter__(self) -> "Sampler": return self
 
     def __next__(self) -> tuple[np.ndarray, np.ndarray]:  # (batch/ranks, context) int64 tokens, (batch/ranks,) bool: a real row, not filling
         here = np.arange(self.position, self.position + self.batch)[self.rank::self.ranks]

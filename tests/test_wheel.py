@@ -1,5 +1,6 @@
 "The package as others get it: built, installed without extras into an empty environment, used there."
 import json, os, shutil, subprocess, sys, tarfile, zipfile
+from decimal import Decimal
 from email.parser import Parser
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_wheel_states_what_it_is(wheel):
     metadata = Parser().parsestr(archive.read(f"{about}/METADATA").decode())
     assert (metadata["Name"], metadata["Version"], metadata["License-Expression"]) == ("autoscale-mix", autoscale.__version__, "MIT")
     assert metadata["Requires-Python"] == ">=3.10"
-    assert metadata.get_all("Provides-Extra") == ["train", "paper", "dev"]
+    assert metadata.get_all("Provides-Extra") == ["train", "paper", "track", "frameworks", "dev"]
     core = [r.split(">=")[0] for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert core == ["numpy", "scipy", "pandas", "matplotlib", "typer", "tqdm"]
     assert "Programming Language :: Python :: 3" in metadata.get_all("Classifier")
@@ -63,6 +64,26 @@ def test_environment_without_extras_has_no_torch_and_no_nbdev(installed, tmp_pat
     found = run(installed/"python", "-c", "from importlib.util import find_spec\n"
                 "print(*(m for m in ('torch', 'transformers', 'datasets', 'nbdev', 'fastcore', 'papermill') if find_spec(m)))", cwd=tmp_path)
     assert found.split() == []
+
+def test_the_way_from_a_table_to_a_trainer_needs_the_core_only(installed, tmp_path):
+    "Runs, mixture, comparison, design, export, report, each without a module that the core does not bring."
+    watch = "import sys; sys.argv[0] = 'autoscale'\nfrom autoscale.cli import main\ntry: main()\nfinally: print('extra:', *sorted({'torch', 'yaml', 'pyarrow', 'datasets', 'rich', 'IPython'} & set(sys.modules)), file=sys.stderr)"
+    (tmp_path/"there.json").write_text(json.dumps(dict.fromkeys(("wikipedia", "c4", "github", "news", "speeches", "books"), "40B")), encoding="utf-8")
+    for command in (["project", "sample", "--to", "100B", "--json", "mixture.json"], ["compare", "sample", "mixture.json", "--to", "100B", "--available", "there.json"], ["export", "mixture.json", "--framework", "megatron", "-o", "megatron"],
+                    ["report", "sample", "--to", "100B", "-o", "report.html"], ["fit", "sample", "--held-out"], ["design", "design.csv", "--domains", "web,code", "--tokens", "0.3B,1.2B", "--configs", "configs", "--framework", "nemo"], ["corpus", "list"], ["doctor"]):
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        done = subprocess.run([installed/"python", "-c", watch, *command], cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0 and done.stderr.endswith("extra:\n") and (done.stdout or command[0] == "export"), (command, done.stderr)
+    weights = next(line for line in (tmp_path/"megatron/data_path.txt").read_text(encoding="utf-8").splitlines() if line.startswith("--data-path")).split()[1::2]
+    assert sum(map(Decimal, weights)) == 1 and len(weights) == 6 and len(list((tmp_path/"configs").glob("*.json"))) == 10 and (tmp_path/"report.html").read_text(encoding="utf-8").endswith("</html>\n")
+    assert "torch" in done.stdout and "missing" in done.stdout and "pip install 'autoscale-mix[train]'" in done.stdout
+
+def test_what_the_core_cannot_do_says_how_to_get_it(installed, tmp_path):
+    for command, extra in ((["corpus", "build", "store", "--domains", "stdlib"], "train"), (["reproduce"], "paper"), (["sweep", "d.csv", "--store", "s", "--runs", "r", "--out", "o.csv", "--settings", "s.yml"], "paper")):
+        run(installed/"autoscale", "design", "d.csv", "--domains", "a,b", "--tokens", "1M", cwd=tmp_path)
+        (tmp_path/"s.yml").write_text("context: 64\n", encoding="utf-8")
+        done = subprocess.run([installed/"autoscale", *command], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "AUTOSCALE_CACHE": str(tmp_path/"cache")})
+        assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1 and f"run: pip install 'autoscale-mix[{extra}" in done.stderr, done.stderr
 
 def test_installed_wheel_fits_the_sample(installed, tmp_path):
     scales = json.loads(run(installed/"autoscale", "fit", "sample", "--json", "-", cwd=tmp_path))["scales"]
