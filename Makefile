@@ -51,7 +51,7 @@ STALE := $(shell test -x .venv/bin/python && test "$$(cat $(STAMP) 2>/dev/null)"
 $(STAMP): constraints.txt settings.ini setup.py pyproject.toml $(if $(STALE),FORCE)
 	@command -v "$(PYTHON)" >/dev/null || { echo 'There is no $(PYTHON) here; name another: make PYTHON=python3.11 $(MAKECMDGOALS)' >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11, 5) or sys.exit("constraints.txt needs Python 3.11.5 or later (known good: 3.11) and $(PYTHON) is %s; name another: make PYTHON=python3.11 $(MAKECMDGOALS)" % sys.version.split()[0])'
-	@echo 'Setting up .venv with the versions of constraints.txt: about 2 minutes and 2 GB. Later calls skip this.'
+	@echo 'Setting up .venv with the versions of constraints.txt: about 2 minutes and 3 GB. Later calls skip this.'
 	@rm -f $@
 	@"$(PYTHON)" -m venv $(if $(STALE),--clear) .venv
 	@.venv/bin/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[train,paper,frameworks,docs,dev]'
