@@ -140,7 +140,7 @@ def stage_pages():
     contents = "\n".join(f"{p.stem.split('_')[0]} {title(read_notebook(p))} <nbs/{p.stem}>" for p in chapters().values())
     for path in sorted((ROOT/"docs").glob("*.md")): write(path.name, path.read_text(encoding="utf-8").replace("](../", "](").replace("nbs/*", contents))
     for name in ("README.md", "DECISIONS.md", "CHANGELOG.md"):
-        if (ROOT/name).exists(): write(name, (ROOT/name).read_text(encoding="utf-8"))
+        if (ROOT/name).exists(): write(name, (ROOT/name).read_text(encoding="utf-8").replace("](docs/", "]("))
     for page in [*SOURCE.glob("*.md"), *(SOURCE/"nbs").glob("*.ipynb")]:  # what they link to and is no page is offered as a file
         text = page.read_text(encoding="utf-8") if page.suffix == ".md" else "\n".join("".join(c["source"]) for c in read_notebook(page)["cells"] if c["cell_type"] == "markdown")
         for address in links(text):

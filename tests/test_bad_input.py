@@ -125,7 +125,7 @@ def test_a_column_that_is_missing_on_one_side_is_said(run, lines, tmp_path):
     (["--to", "10M", "--law", "jiont"], "did you mean joint?"), (["--to", "10M", "--law", "magic"], "'magic' is not known; choose joint, ddo"),
     (["--to", "10M", "--objective", "nat"], "choose nats, perplexity, or weights for wikipedia"), (["--to", "10M", "--objective", "web=1"], "objective 'web' is not known"),
     (["--to", "10M", "--objective", "books=-1"], "each is a number >= 0"), (["--to", "10M", "--objective", "books=x"], "write weights like web=2"), (["--to", "10M", "--objective", "books="], "write name=value pairs"),
-    (["--to", "10M", "--max-epochs", "4"], "needs --available"), (["--to", "10M", "--target-floor", "2"], "floors sum to 2"), (["--to", "10M", "--floor", "0.2"], "use --target-floor"),
+    (["--to", "10M", "--max-epochs", "4"], "needs --available"), (["--to", "10M", "--target-floor", "2"], "--target-floor 2 is 2 times the uniform share of every domain; give 0 to 1"), (["--to", "10M", "--law", "ddo", "--floor", "nan"], "--floor nan is"), (["--to", "10M", "--floor", "0.2"], "use --target-floor"),
     (["--to", "10M", "--columns", "none.json"], "none.json"), (["--to", "10M", "--metrics", "losses.csv"], "--tokens")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_bad_arguments(refused, lines, args, says):
     assert says in refused("project", "runs.csv", *args, "--json", "w.json")
@@ -135,7 +135,7 @@ def test_bad_arguments(refused, lines, args, says):
 def test_bad_available(refused, lines, tmp_path, command):
     saved(tmp_path)
     enough = {d: "3M" for d in TABLE.domains}
-    for content, says in (({**enough, "wbe": 5}, "'wbe' is not one of the domains wikipedia"), ({"c4": "3M"}, "no available tokens are given for wikipedia, github"), ({**enough, "c4": -5}, "-5 is not a number of tokens"),
+    for content, says in (({**enough, "wbe": 5}, "'wbe' is not one of the domains wikipedia"), ({"c4": "3M"}, "there.json: no available tokens are given for wikipedia, github"), ({**enough, "c4": -5}, "-5 is not a number of tokens"),
                           ([1], "is not of the form"), ({}, "is not of the form")):
         (tmp_path / "there.json").write_text(json.dumps(content))
         assert says in refused(command, "runs.csv", *(["mixture.json"] if command == "compare" else []), "--to", "10M", "--available", "there.json")
@@ -155,12 +155,19 @@ def test_mixtures_of_other_domains(refused, lines, tmp_path):
     assert "'web' is not one of the domains" in refused("export", "mixture.json", "--framework", "nemo", "--available", "there.json")
 
 
+def test_a_mixture_is_compared_once(refused, lines, tmp_path):
+    saved(tmp_path); saved(tmp_path, name="unimax")
+    assert "mixture.json stands there twice; give each mixture once" in refused("compare", "runs.csv", "mixture.json", "./mixture.json", "--to", "10M")
+    assert "unimax stands there twice" in refused("compare", "runs.csv", "unimax", "--to", "10M")
+
+
 def test_mixture_files(refused, lines, tmp_path):
     text = (tmp_path / saved(tmp_path)).read_text()
     for damaged, says in ((text[:90], "not complete JSON"), ("", "not complete JSON"), ("[1]", "no list of `domains`"), (text.replace("10000000", "10000001"), "total_tokens is 10,000,001"), ("\0\1", "not complete JSON"), ('{"domains": ["a"], "tokens": [-1]}', "'a' has -1 tokens")):
         (tmp_path / "cut.json").write_text(damaged)
         for command in (["export", "cut.json", "--framework", "nemo", "-o", "configs"], ["compare", "runs.csv", "cut.json", "--to", "10M"]): assert "cut.json: " in (said := refused(*command)) and says in said
     assert "none.json: cannot be read (No such file or directory); give a mixture file" in refused("export", "none.json", "--framework", "nemo")
+    for command in (["export", "runs.csv", "--framework", "nemo"], ["compare", "runs.csv", "runs.csv", "--to", "10M"]): assert "runs.csv is a run table, not a mixture; make one of it: autoscale project runs.csv --to ... --json mixture.json" in refused(*command)
     (tmp_path / "folder").mkdir()
     assert "folder: cannot be read (Is a directory)" in refused("export", "folder", "--framework", "nemo")
 
@@ -173,6 +180,7 @@ def test_frameworks_and_paths(refused, lines, tmp_path):
     assert "--framework NAME" in refused("export", "mixture.json") and "MIXTURE.json" in refused("export")
     assert "give each domain once" in refused("export", "mixture.json", "--framework", "nemo", "--paths", "books=a,books=b")
     assert 'should hold {"domain": "path"}' in refused("export", "mixture.json", "--framework", "nemo", "--paths", "none.json")
+    assert "mean tokens of a document" in (said := refused("export", "mixture.json", "--framework", "lingua")) and '--tokens-per-document FILE.json), like {"wikipedia": 900, ...}' in said
     assert "mean tokens of a document" in refused("export", "mixture.json", "--framework", "hf-datasets")
     (tmp_path / "mean.json").write_text('{"books": 900}')
     assert "for wikipedia, c4" in refused("export", "mixture.json", "--framework", "hf-datasets", "--tokens-per-document", "mean.json")

@@ -50,6 +50,7 @@ def test_every_command_has_help_with_examples_at_80_columns(command):
     lines = examples.replace("\\\n", " ").strip().splitlines()
     assert lines and all(line.split()[:1 + len(command)] == ["autoscale", *command] for line in lines)
     assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", examples)) <= set(re.findall(r"--?[a-z][a-z-]*", usage))
+    assert f"Examples:\n  autoscale {command[0]} " in CliRunner().invoke(app, [command[0], "--help"], prog_name="autoscale").stdout  # the group of commands too
 
 
 def test_help_and_what_it_leaves_out():
@@ -122,6 +123,7 @@ def test_compare_puts_mixtures_beside_the_obvious_ones(tmp_path):
     (tmp_path / "there.json").write_text(json.dumps(dict.fromkeys(domains, "1M")))
     done = autoscale("compare", "sample", "mine.json", "--to", "10M", "--available", "there.json", "--max-epochs", "1", "--law", "bimix", "--json", "-", cwd=tmp_path)
     result = json.loads(done.stdout)
+    assert done.stderr.startswith("autoscale: law bimix on sample, 1 mixture at 10M ... ") and "the mixture mine is of 1M tokens; its weights are judged at 10M" in result["notes"]
     assert [r["mixture"] for r in result["mixtures"]] == ["mine", "uniform", "natural"] and any("unimax is left out: 1 epochs of 6M" in n for n in result["notes"])
 
 
@@ -188,6 +190,16 @@ def test_doctor_finds_what_is_here_and_what_is_wrong(tmp_path):
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1 and "half of it is missing" in done.stderr and "--force-reinstall 'numpy>=2.0'" in done.stderr and not (tmp_path / "broken.json").exists()
 
 
+def test_doctor_says_first_what_works_and_lists_no_package_of_an_extra_that_is_not_here(tmp_path):
+    "With the package's metadata replaced by some with an extra that nobody has."
+    (info := tmp_path / "autoscale_mix-9.dist-info").mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: autoscale-mix\nVersion: 9\nRequires-Dist: numpy>=2.0\nRequires-Dist: no-such-thing>=1; extra == 'rare'\nRequires-Dist: typer>=99; extra == 'half'\n")
+    run = lambda *args: subprocess.run([COMMAND, "doctor", *args], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}).stdout
+    first, second, third, *rest = run().splitlines()
+    assert first == "core: works" and second.startswith("extra rare: not installed; run: ") and third.startswith("extra half: not complete; run: ")
+    assert "| half " in "\n".join(rest) and "no-such-thing" not in "\n".join(rest) and "| rare " in run("--all")
+
+
 def test_a_module_that_is_missing_is_named_with_the_command_that_gets_it(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nclass No:\n    def find_spec(self, name, path=None, target=None):\n        if name == 'yaml': raise ModuleNotFoundError(\"No module named 'yaml'\", name='yaml')\nsys.meta_path.insert(0, No())\n")
     (tmp_path / "s.yml").write_text("context: 64\n")
@@ -196,9 +208,10 @@ def test_a_module_that_is_missing_is_named_with_the_command_that_gets_it(tmp_pat
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "this command needs the package 'yaml'; run: pip install" in done.stderr and "[paper]" in done.stderr
 
 
-@pytest.mark.parametrize("args", [["fitt"], ["project", "sample"], ["fit", "sample", "--flor", "1"]])
-def test_misspelt_commands_are_status_2(args):
-    assert autoscale(*args).returncode == 2
+@pytest.mark.parametrize("args, says", [(["fitt"], "Did you mean 'fit'?"), (["corpus", "bild"], "Did you mean 'build'?"), (["project", "sample"], "Missing option '--to'"), (["fit", "sample", "--flor", "1"], "--floor")])
+def test_misspelt_commands_are_status_2(args, says):
+    done = autoscale(*args)
+    assert done.returncode == 2 and says in done.stderr and done.stdout == ""
 
 
 def test_project_to_exactly_the_target(tmp_path):
@@ -326,7 +339,7 @@ def test_design_sweep_fit_on_own_text(tmp_path):
     assert "is not of the form" in refused(*limited[:-1], "none.json", "--to", "100k", cwd=tmp_path)
     assert "go together" in refused(*limited, cwd=tmp_path) and "below the run's" in refused(*limited, "--to", "20k", cwd=tmp_path) and "less than a sequence" in refused(*limited, "--to", "100M", cwd=tmp_path)
     done = autoscale(*limited, "--to", "110592", cwd=tmp_path)
-    assert done.returncode == 0 and "unique.<domain>" in done.stdout, done.stderr
+    assert done.returncode == 0 and "draw from at most unique.<domain> tokens of a domain, so that it repeats the domain as often as the target of 110592 will" in done.stdout, done.stderr
     assert read_run_table(tmp_path / "limited.csv", trained=False).unique[:, 0].tolist() == 5 * [640] + 5 * [2560]
     done = autoscale("sweep", "limited.csv", "--store", "store", "--runs", "runs", "--out", "repeated.csv", "--settings", "run.yml", cwd=tmp_path)
     table = read_run_table(tmp_path / "repeated.csv")
@@ -346,7 +359,7 @@ def test_refusals_are_one_line(tmp_path):
         assert "the target of 1k tokens is below the smallest run, 65.54k" in refused("project", "sample", "--to", "1k", "--law", law)
     assert "not a number of tokens" in refused("project", "sample", "--to", "lots")
     assert "no such run table" in refused("fit", tmp_path / "none.csv")
-    assert "floors sum to 1.2" in refused("fit", "sample", "--floor", "1.2")
+    assert "--floor 1.2 is 1.2 times the uniform share of every domain; give 0 to 1" in refused("fit", "sample", "--floor", "1.2")
     assert "nats or perplexity" in refused("fit", "sample", "--objective", "accuracy")
     assert "law 'magic' is not known; choose joint, ddo, exponential" in refused("project", "sample", "--to", "10M", "--law", "magic")
     assert "use --target-floor" in refused("project", "sample", "--to", "10M", "--floor", "0.2")
@@ -363,8 +376,8 @@ def test_refusals_are_one_line(tmp_path):
     assert refused("fit", tmp_path / "nan.csv").count("nan.csv: ") == 1 and "loss.c4 is 'nan'" in refused("fit", tmp_path / "nan.csv")
     (tmp_path / "digit.csv").write_text(text[:-2])
     assert "looks cut off" in refused("fit", tmp_path / "digit.csv")
-    assert "domain 'wikipedia': floor -0.166667" in refused("fit", "sample", "--floor", "-1")
-    assert "domain 'wikipedia': floor -0.166667" in refused("project", "sample", "--to", "10M", "--target-floor", "-1")
+    assert "--floor -1 is -1 times the uniform share" in refused("fit", "sample", "--floor", "-1")
+    assert "--target-floor -1 is -1 times the uniform share" in refused("project", "sample", "--to", "10M", "--target-floor", "-1")
     assert "sequences of 0 tokens" in refused("design", tmp_path / "d.csv", "--domains", "a,b", "--tokens", "1M", "--multiple", "0")
     (tmp_path / "cut.csv").write_text("\n".join(lines[:12]) + "\n")
     assert "no DDO design" in refused("fit", tmp_path / "cut.csv")
@@ -396,7 +409,7 @@ def test_json_goes_through_a_link_and_into_a_pipe(tmp_path):
 
 def test_a_disk_without_room_is_one_line_with_the_file(tmp_path):
     done = autoscale("fit", "sample", "--json", tmp_path / "w.json", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
-    assert done.returncode == 1 and done.stderr == f"autoscale: DDO on sample ... {tmp_path}/w.json: File too large; make room, or choose another place\n" and done.stdout == "" and not list(tmp_path.iterdir())
+    assert done.returncode == 1 and done.stderr == f"autoscale: DDO on sample ... failed: {tmp_path}/w.json: File too large; make room, or choose another place\n" and done.stdout == "" and not list(tmp_path.iterdir())
 
 
 def test_reproduce_refuses_before_it_runs(tmp_path):

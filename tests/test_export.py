@@ -169,11 +169,11 @@ def test_no_domain_enters_an_epoch_that_was_not_planned(framework, scarce, passe
     available = {**dict(zip(domains, scarce)), "web": 10**10}
     e = export_mixture(Mixture(tuple(domains), tuple(tokens)), framework, available=available, sequence_length=length)
     size = length if length and FRAMEWORKS[framework].per == "sequence" else 1
-    run, extra = sum(tokens) // size, FRAMEWORKS[framework].extra_tokens
+    run, extra = sum(tokens) // size, FRAMEWORKS[framework].extra_tokens if length else 0  # without a length epochs are counted in tokens
     for d, n, k in zip(domains, scarce, passes):
         w = Fraction(e.weights[d])
         most = {"mosaicml-streaming": math.floor(w * run) + 1, "olmo-core": w * run}.get(framework, math.ceil(w * run))
-        holds = {"mosaicml-streaming": k * (n // size), "nanotron": k * (n // (size + 1)), "olmo-core": k * n}.get(framework, (k * n - extra) // size)
+        holds = {"mosaicml-streaming": k * (n // size), "nanotron": k * (n // (size + extra)), "olmo-core": k * n}.get(framework, (k * n - extra) // size)
         assert most <= holds or any(note.startswith(f"{d!r} may go beyond") for note in e.notes)
         assert e.epochs[d] == pytest.approx(k, rel=2e-3)
 
@@ -189,6 +189,14 @@ def test_rounding_down_at_an_epoch_is_done_and_its_impossibility_is_said():
     assert math.floor(Fraction(e.weights["scarce"]) * 10**5) + 1 == 25_000
     every = export_mixture(scarce, "megatron-lm", available=dict(zip(scarce.domains, scarce.tokens)), sequence_length=128)
     assert any(n.startswith("'scarce' may go beyond 1 epoch: up to 9,766 sequences are drawn and there are 9,765") for n in every.notes)
+
+def test_without_a_sequence_length_epochs_are_counted_in_tokens():
+    mixture, there = Mixture(("web", "books"), (66_000_000_000, 34_000_000_000)), {"web": 10**12, "books": 10 * 10**9}
+    for framework in ("nanotron", "megatron-lm", "gpt-neox", "nemo"):
+        e = export_mixture(mixture, framework, available=there)
+        assert not any("beyond" in n for n in e.notes) and any(n.startswith("Epochs are counted in tokens") for n in e.notes) and e.epochs["books"] == pytest.approx(3.4)
+    e = export_mixture(mixture, "mosaicml-streaming", available={**there, "books": 8_500_000_000})  # exactly four epochs; it may draw one unit more, and less than a thousandth is cut off
+    assert not any("beyond" in n for n in e.notes) and e.epochs["books"] < 4
 
 def test_a_domain_too_small_for_a_block_of_levanter_keeps_one_sequence_and_is_named():
     e = export_mixture(Mixture(("web", "rare"), (10**9, 100)), "levanter")
@@ -305,7 +313,7 @@ def test_lingua_draws_the_tokens():
 
 @pytest.mark.parametrize("framework, arguments, says", [
     ("megatron_lm", {}, "did you mean megatron-lm"), ("excel", {}, "known are megatron-lm"),
-    ("hf-datasets", {}, "give tokens_per_document"), ("lingua", {"tokens_per_document": {"a": 5}}, "no tokens per document given for b; known are a"),
+    ("hf-datasets", {}, 'give tokens_per_document (--tokens-per-document FILE.json), like {"a": 900, ...}'), ("lingua", {"tokens_per_document": {"a": 5}}, "no tokens per document given for b; known are a"),
     ("lingua", {"tokens_per_document": {"a": 5, "b": 0}}, "domain 'b': 0 tokens per document"), ("lingua", {"tokens_per_document": {"a": 5, "b": "7"}}, "domain 'b': '7'"),
     ("nemo", {"available": {"a": 5}}, "no available tokens given for b"), ("nemo", {"available": {"a": 5, "b": math.nan}}, "domain 'b': nan"),
     ("nemo", {"paths": {"c": "/x"}}, "a path is given for c"), ("nemo", {"paths": {"a": ["/x", "/y"]}}, "2 paths"), ("nemo", {"paths": {"a": "/x", "b": "/x"}}, "same path '/x'"), ("nemo", {"paths": {"a": ""}}, "is no path"),

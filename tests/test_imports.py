@@ -41,7 +41,7 @@ def dumped(runs=range(3)) -> list[dict]:
 
 def same(table: RunTable, runs=3):
     assert table.runs == SAMPLE.runs[:runs] and table.domains == SAMPLE.domains and table.validation == SAMPLE.validation
-    assert table.tokens == pytest.approx(SAMPLE.tokens[:runs], rel=1e-12) and np.array_equal(table.losses, SAMPLE.losses[:runs])
+    assert np.array_equal(table.tokens, SAMPLE.tokens[:runs]) and np.array_equal(table.losses, SAMPLE.losses[:runs])  # weights times a total are whole tokens again
 
 
 # ---- the contract, in other clothes ----
@@ -237,6 +237,33 @@ def test_units(tmp_path_factory, nats, unit, size):
 def test_mappings_that_do_not_fit_say_which_part(tmp_path, change, says):
     path = written(tmp_path / "runs.csv", TABLE.replace("2.7,", "0.9,"))
     assert says in refusal(path, {**PLAIN, **change})
+
+
+def test_losses_that_are_no_nats_are_said(tmp_path):
+    "In a table of the contract, and in an export; not where the mapping says what they are."
+    high = "loss.code is 30 in the mean: nats per token are seldom above 12; if these are perplexities or bits, say so with --columns (\"unit\": \"perplexity\")"
+    ours = written(tmp_path / "runs.csv", "run,tokens.web,tokens.code,loss.web,loss.code\nx,1,2,11.9,20\ny,2,1,11.9,40\n")
+    assert read_runs(ours).notes == (high,)
+    assert read_runs(ours, {"run": "run", "tokens": "tokens.{domain}", "loss": "loss.{domain}", "unit": "perplexity"}).notes == ()
+    assert read_runs(written(tmp_path / "other.csv", TABLE), {**PLAIN, "loss": {"web": "ppl/web"}}).notes[-1].startswith("loss.web is 46.5 in the mean")
+
+
+def test_whole_tokens_of_weights_sum_to_the_total(tmp_path):
+    "Three decimals, and thirds; the remainder goes to those that lost most."
+    path = written(tmp_path / "t.csv", "name,w/a,w/b,w/c,l/a\nx,0.333,0.333,0.333,3\ny,0.7,0.2,0.1,3\nz,0,0,1,3\n")
+    assert read_runs(path, {"weights": "w/{domain}", "total": 1000, "loss": "l/{domain}"}).tokens.tolist() == [[334, 333, 333], [700, 200, 100], [0, 0, 1000]]
+
+
+def test_a_mapping_in_yaml_without_its_package_can_be_json(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert refusal(written(tmp_path / "runs.csv", TABLE), written(tmp_path / "c.yml", "run: name\n")).endswith("c.yml: reading c.yml needs a package; run: pip install pyyaml, or write the file as JSON")
+
+
+def test_decimal_commas_are_asked_about(tmp_path):
+    for row in ("base 1B;333;333;3,92;2,61", "base 1B,333,333,3,92,2,61"):
+        assert "decimal commas? write 3.92, not 3,92" in refusal(written(tmp_path / "runs.csv", f"run,tokens.web,tokens.code,loss.web,loss.code\n{row}\n"))
+    assert "decimals with a point" in refusal(written(tmp_path / "runs.csv", "run;tokens.web;loss.web\nx;333;3,92\n"))
+    assert "has 2 fields, the header 3; give each run a field for every column" in refusal(written(tmp_path / "runs.csv", "run,tokens.web,loss.web\nx,333\n"))
 
 
 def test_mapping_files_that_cannot_be_read(tmp_path):
