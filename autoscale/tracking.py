@@ -89,8 +89,8 @@ class Tracker:
         self.place = folder / name
         if name == "trackio": self.place = Path(os.environ.setdefault("TRACKIO_DIR", str(self.place.resolve())))  # read once a process, when trackio is imported
         self.notes = folder / f"{name}.json"  # {hash: [step of the last point, step of the last evaluation]}
-        try: self.logged = json.loads(self.notes.read_text(encoding="utf-8")) if self.notes.exists() else {}
-        except ValueError: raise InputError(f"{self.notes}: cannot be read; delete it and every run of this sweep is logged anew") from None
+        try: self.logged = {h: [int(p), int(e)] for h, (p, e) in json.loads(self.notes.read_text(encoding="utf-8")).items()} if self.notes.exists() else {}
+        except (ValueError, TypeError, AttributeError): raise InputError(f"{self.notes}: cannot be read; delete it and every run of this sweep is logged anew") from None
 
     def follow(self, name: str, spec: RunSpec, params: int, epochs: dict[str, float], curve: list[JsonDict], evaluations: list[JsonDict], ended: bool = False) -> None:
         "Log what is new in a run, and close it when it has ended. A tracker that fails is asked nothing more."
@@ -102,11 +102,10 @@ class Tracker:
                 if spec.hash not in self.open: self.open[spec.hash] = _open(self.name, self.kind, run_label(name, spec), spec.hash, run_config(name, spec, params, epochs), self.folder)
                 for step, values in new: self.open[spec.hash].log(values, step=step)
                 if ended: self.open.pop(spec.hash).finish()
+            self.logged[spec.hash] = [max((p["step"] for p in curve), default=after[0]), max((e["step"] for e in evaluations), default=after[1])]
+            with atomic_write(self.notes) as f: json.dump(self.logged, f)
         except Exception as e:  # a hundred ways to fail, none of them the training's
             self.failed = f"tracking with {self.name} has stopped ({type(e).__name__}: {' '.join(str(e).split())[:200]}); training goes on, and the same sweep asked again logs what is missing"
-            return
-        self.logged[spec.hash] = [max((p["step"] for p in curve), default=after[0]), max((e["step"] for e in evaluations), default=after[1])]
-        with atomic_write(self.notes) as f: json.dump(self.logged, f)
 
     def finish(self, record: RunRecord) -> None:
         "A run that has its record: what the tracker lacks of it."
