@@ -120,10 +120,15 @@ def _read(runs: str, columns: Path | None, metrics: Path | None, tokens: str | N
     from autoscale.imports import read_runs
     return read_runs(runs, columns=columns, metrics=metrics, tokens=tokens)
 
-def _there(path: Path | None, domains, max_epochs: float | None = None) -> dict[str, int] | None:
+def _there(path: Path | None, domains, max_epochs: float | None = None, every=None) -> dict[str, int] | None:
     from autoscale.mixture import load_available
     if max_epochs is not None and path is None: _refuse(f"--max-epochs {max_epochs:g} needs --available FILE.json, the tokens there are of each domain")
-    return load_available(path, domains) if path else None
+    return load_available(path, domains, domains if every is None else every) if path else None
+
+def _share(flag: str, multiple: float, domains) -> float:
+    "A floor in multiples of the uniform share, as a weight."
+    if not 0 <= multiple <= 1: _refuse(f"{flag} {multiple:g} is {multiple:g} times the uniform share of every domain; give 0 to 1")
+    return multiple / len(domains)
 
 def _examples(*lines: str) -> str: return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
@@ -134,7 +139,7 @@ class _InOrder(TyperGroup):
 _folder_help = {"no_args_is_help": True, "rich_markup_mode": None}
 app = typer.Typer(**_folder_help, cls=_InOrder, pretty_exceptions_enable=False, help="How many tokens from each data source, at the scale you will really train.",
                   epilog=_examples("autoscale project sample --to 100B --json mixture.json", "autoscale export mixture.json --framework megatron-lm", "autoscale report sample --to 100B -o report.html") + "\n\n\b\nEvery command has examples: autoscale COMMAND --help")
-corpus_app = typer.Typer(**_folder_help, help="Turn text into a token store.")
+corpus_app = typer.Typer(**_folder_help, help="Turn text into a token store.", epilog=_examples("autoscale corpus list", "autoscale corpus build store --domains web=web-*.jsonl.gz,code=src", "autoscale corpus info store"))
 app.add_typer(corpus_app, name="corpus")
 
 @app.callback(invoke_without_command=True)
@@ -153,9 +158,9 @@ def fit(runs: Runs, objective: _option(str, metavar="WHAT", help="nats (mean los
     if held_out: return _held_out(table, json_path)
     from autoscale.ddo import find_designs, fit_ddo, law_to_dict
     from autoscale.mixture import format_tokens, mixture_to_dict
-    results = []; shown = []
+    results = []; shown = []; least = _share("--floor", floor, table.domains)
     for design in find_designs(table):
-        law = fit_ddo(design, objective); best = law.optimum(floor=floor / len(law.domains))
+        law = fit_ddo(design, objective); best = law.optimum(floor=least)
         results.append({**mixture_to_dict(best.mixture), "kkt_residual": best.kkt, "law": law_to_dict(law), "notes": list(best.notes)})
         shown += [*([""] if shown else []), _heading(f"base of {format_tokens(design.total)} tokens, {len(design.runs)} runs, objective {objective}, KKT residual {best.kkt:.1e}"),
                   _table({"domain": law.domains, "weight": [f"{w:.4f}" for w in best.mixture.weights], "tokens": [f"{n:,}" for n in best.mixture.tokens],
@@ -188,8 +193,8 @@ def project(runs: Runs, to: To, law: LawName = "joint", objective: Objective = "
     from autoscale.mixture import format_tokens, mixture_to_dict, parse_tokens
     fit_law = check_law(law); total = parse_tokens(to)
     table = _read(runs, columns, metrics, tokens)
-    least, known = target_floor / len(table.domains), _there(available, table.domains, max_epochs)
-    if law == "ddo": return _project_ddo(table, total, objective, (0.2 if floor is None else floor) / len(table.domains), least, known, max_epochs, json_path)
+    least, known = _share("--target-floor", target_floor, table.domains), _there(available, table.domains, max_epochs)
+    if law == "ddo": return _project_ddo(table, total, objective, _share("--floor", 0.2 if floor is None else floor, table.domains), least, known, max_epochs, json_path)
     best = fit_law(table).optimum(total, floor=least, available=known, max_epochs=max_epochs, objective=_objective(objective))
     mixture, sure = best.mixture, best.mixture.interval
     shown = {"domain": mixture.domains, "weight": [f"{w:.4f}" for w in mixture.weights]}
@@ -227,7 +232,8 @@ def compare(runs: Runs, mixtures: Annotated[list[Path], typer.Argument(metavar="
             max_epochs: _option(float, metavar="X", help="Passes that UniMax allows over each domain.") = 4.,
             columns: Columns = None, metrics: Metrics = None, tokens: Length = None, json_path: Json = None):
     "Put mixtures side by side, with uniform, natural and UniMax: weights, epochs and the objective that every law predicts."
-    _begin(f"every law on {runs}, {len(mixtures)} mixture{'s' * (len(mixtures) > 1)} at {to}")
+    which = f"law {', '.join(law)}" if law else "every law"
+    _begin(f"{which} on {runs}, {len(mixtures)} mixture{'s' * (len(mixtures) > 1)} at {to}")
     from autoscale.baselines import natural, unimax
     from autoscale.joint import check_law, compare_mixtures
     from autoscale.mixture import InputError, Mixture, format_tokens, load_mixture, parse_tokens, with_epochs
@@ -235,9 +241,12 @@ def compare(runs: Runs, mixtures: Annotated[list[Path], typer.Argument(metavar="
     for name in law or (): check_law(name)
     given = [(path, load_mixture(path)) for path in mixtures]
     table = _read(runs, columns, metrics, tokens); known = _there(available, table.domains)
-    name = lambda path: path.stem if [p.stem for p in mixtures].count(path.stem) == 1 and path.stem not in ("uniform", "natural", "unimax") else str(path)
-    placed = {name(path): Mixture.from_weights(m.domains, m.weights, total, method=m.method) for path, m in given} | {"uniform": Mixture.uniform(table.domains, total)}
-    notes = []
+    added = ["uniform", "natural", "unimax"]; stems = [path.stem for path in mixtures] + added
+    names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in mixtures]
+    for n in names:
+        if [*names, *added].count(n) > 1: _refuse(f"{n} stands there twice; give each mixture once, in a file with a name of its own")
+    placed = {n: Mixture.from_weights(m.domains, m.weights, total, method=m.method) for n, (_, m) in zip(names, given)} | {"uniform": Mixture.uniform(table.domains, total)}
+    notes = [f"the mixture {n} is of {format_tokens(m.total)} tokens; its weights are judged at {format_tokens(total)}" for n, (_, m) in zip(names, given) if m.total != total]
     if known:
         placed["uniform"] = with_epochs(placed["uniform"], known)  # refuses a domain that is missing
         placed["natural"] = natural(known, total)
@@ -272,7 +281,7 @@ def export(mixture: Annotated[Path | None, typer.Argument(metavar="MIXTURE.json"
     if mixture is None or framework is None: _refuse(f"export needs {'MIXTURE.json, a mixture file' if mixture is None else '--framework NAME, the trainer that is to read it'}; autoscale export --list names the frameworks")
     chosen = load_mixture(mixture)
     size = lambda text: parse_tokens(text) if text else None
-    made = export_mixture(chosen, framework, paths=_paths(paths), available=_there(available, chosen.domains), sequence_length=size(sequence_length), experiment_budget=size(experiment_budget),
+    made = export_mixture(chosen, framework, paths=_paths(paths), available=_there(available, chosen.domains, every=[d for d, n in zip(chosen.domains, chosen.tokens) if n]), sequence_length=size(sequence_length), experiment_budget=size(experiment_budget),
                           tokens_per_document=_json_file(tokens_per_document, '{"domain": tokens}') if tokens_per_document else None)
     written = made.write(out) if out else []
     _write(json_path, {"framework": framework, "weights": made.weights, "epochs": made.epochs, "files": made.files, "written": list(map(str, written)), "notes": list(made.notes)},
@@ -291,7 +300,7 @@ def report(runs: Runs, to: To, out: _option(Path, "--out", "-o", metavar="FILE.h
     from autoscale.report import make_report
     check_law(law); total = parse_tokens(to); table = _read(runs, columns, metrics, tokens)
     known = _there(available, table.domains, max_epochs)
-    page = make_report(table, total, law, _objective(objective), known, max_epochs, target_floor / len(table.domains), command=join(["autoscale", *sys.argv[1:]]), source=runs)
+    page = make_report(table, total, law, _objective(objective), known, max_epochs, _share("--target-floor", target_floor, table.domains), command=join(["autoscale", *sys.argv[1:]]), source=runs)
     page.save(out)
     _write(json_path, {"report": str(out), "verdict": page.verdict, **mixture_to_dict(page.optimum.mixture), "notes": list(page.optimum.notes)}, [page.verdict, f"written: {out}"])
 
@@ -358,7 +367,7 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
     names = [d.strip() for d in domains.split(",")]
     if (available is None) != (to is None): _refuse("--available and --to go together: the tokens there are of each domain, and the budget that they are for")
     if configs is None and (framework or paths): _refuse(f"{'--framework' if framework else '--paths'} is for the files of each run; add --configs DIR")
-    known = _there(available, names)
+    known = _there(available, names, every=())
     table = design_table([Mixture.uniform(names, parse_tokens(t), multiple) for t in tokens.split(",")], factor, multiple, known, parse_tokens(to) if to else None)
     files = run_configs(table)
     exports = _exports(files, framework, _paths(paths)) if framework else {}
@@ -368,7 +377,7 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
     total = int(table.tokens.sum())
     _write(json_path, {"design": str(out), "runs": len(table), "total_tokens": total, "configs": files},
            [f"{len(table)} runs, {format_tokens(total)} tokens, written to {out}; train them and add a column loss.<domain> for each domain you judge by",
-            *([f"unique.<domain> has the tokens of it that a run may draw from, a share of what there is as small as the run's of {to}"] if known else []),
+            *([f"a run may draw from at most unique.<domain> tokens of a domain, so that it repeats the domain as often as the target of {to} will; a domain without that column is not short" if table.unique is not None else f"no domain is short at {to}: the runs are not limited"] if known else []),
             *([f"a configuration for each run in {configs}" + (f", and its files for {framework} in the folder of its name" if framework else "")] if configs else [])])
 
 def _exports(files, framework, paths):
@@ -425,17 +434,19 @@ def reproduce(profile: _option(str | None, metavar="NAME", help="A name in nbs/p
     _write(json_path, {"figures": str(places.figures), **json.loads((places.figures / "index.json").read_text(encoding="utf-8")), "summary": text}, [text])
 
 # %% ../nbs/14_cli.ipynb #a31cf159
-@app.command(short_help="What is installed, what is missing, how to get it.", epilog=_examples("autoscale doctor", "autoscale doctor --json doctor.json"))
-def doctor(json_path: Json = None):
+@app.command(short_help="What is installed, what is missing, how to get it.", epilog=_examples("autoscale doctor", "autoscale doctor --all", "autoscale doctor --json doctor.json"))
+def doctor(every: _option(bool, "--all", help="List the packages of an extra of which nothing is here, too.") = False, json_path: Json = None):
     "Say which versions, devices and extras are here, and which command gets what is missing."
     _begin("packages and devices")
     from autoscale.doctor import examine, summary, verdict
     findings = examine()
     if wrong := verdict(findings): _fail(wrong)
     mark = lambda f: "ok" if f.good else "missing" if f.found == "missing" else "too old"
-    shown = [_table({"part": [f.part for f in part], "what": [f.name for f in part], "found": [f.found for f in part], "needs": [f.needs or "-" for f in part], "": [mark(f) for f in part]}) for part in [[f for f in findings if f.needs or f.part == "core"]]]
-    extras = summary(findings)["extras"]; remedy = {f.part: f.remedy for f in findings if f.remedy}
-    _write(json_path, summary(findings), [*shown, "", *(f"{f.name}: {f.found}" for f in findings if not f.needs and f.part != "core"), "", "core: works", *(f"extra {e}: " + ("complete" if good else f"not complete; run: {remedy[e]}") for e, good in extras.items())])
+    begun = {f.part for f in findings if f.found != "missing"}; extras = summary(findings)["extras"]; remedy = {f.part: f.remedy for f in findings if f.remedy}
+    part = [f for f in findings if (f.needs or f.part == "core") and (every or f.part in begun)]
+    _write(json_path, summary(findings), ["core: works", *(f"extra {e}: " + ("complete" if good else f"{'not complete' if e in begun else 'not installed'}; run: {remedy[e]}") for e, good in extras.items()), "",
+                                          _table({"part": [f.part for f in part], "what": [f.name for f in part], "found": [f.found for f in part], "needs": [f.needs or "-" for f in part], "": [mark(f) for f in part]}), "",
+                                          *(f"{f.name}: {f.found}" for f in findings if not f.needs and f.part != "core")])
 
 # %% ../nbs/14_cli.ipynb #9bd3de44
 _ways_out = {"EISDIR": "give a file, not a folder", "ENOTDIR": "a part of that path is a file; choose another place", "EEXIST": "a part of that path is a file; choose another place", "EACCES": "choose another place, or change its permissions",
@@ -443,7 +454,7 @@ _ways_out = {"EISDIR": "give a file, not a folder", "ENOTDIR": "a part of that p
 
 def _fail(why: str) -> NoReturn:
     "One line on standard error, ending the one that was begun, and exit status 1."
-    if _begun and not sys.stderr.isatty(): _end(why)
+    if _begun and not sys.stderr.isatty(): _end(f"failed: {why}")
     else: _end(); print(f"autoscale: {why}", file=sys.stderr)
     raise SystemExit(1)
 

@@ -273,16 +273,17 @@ def export_mixture(mixture: Mixture,
     if unknown: raise InputError(f"a path is given for {', '.join(unknown)}, which the mixture does not have; it has {', '.join(mixture.domains)}")
     chosen, notes = _paths_of(tokens, paths, kind), [f"A weight is per {kind.per}. {kind.meaning}."]
     if kind.per == "document":
-        if not tokens_per_document: raise InputError(f"{kind.name} draws documents, so weights per token cannot be written without the mean tokens of a document of each domain; give tokens_per_document")
+        if not tokens_per_document: raise InputError(f"{kind.name} draws documents, so weights per token cannot be written without the mean tokens of a document of each domain; give tokens_per_document (--tokens-per-document FILE.json), like {{{json.dumps(next(iter(tokens)))}: 900, ...}}")
         size = _for_domains(tokens_per_document, tokens, "tokens per document")
     else: size = dict.fromkeys(tokens, Fraction(sequence_length or 1) if kind.per == "sequence" else Fraction(1))
 
+    counted = kind.per if kind.per != "sequence" or sequence_length else "token"
     units = {d: n / size[d] for d, n in tokens.items()}
     shares = {d: u / sum(units.values()) for d, u in units.items()}
     run = math.floor(sum(units.values()))  # units drawn in the whole run
     there_are = _for_domains(available, tokens, "available tokens") if available is not None else None
     repeats = {d: max(1, math.ceil(n / there_are[d])) for d, n in tokens.items()} if there_are else None
-    room = _units_available(kind, size, there_are, repeats) if there_are and repeats else None
+    room = _units_available(kind, counted, size, there_are, repeats) if there_are and repeats else None
     weights = dict(zip(tokens, decimal_weights(list(shares.values()), Fraction(10_001, 10_000 * _block) if kind.rule is _in_blocks else 0., _epoch_caps(kind, shares, room, run) if room else None)))
     drawn = dict(zip(tokens, kind.rule([Fraction(w) for w in weights.values()], max(1, run))))
 
@@ -292,20 +293,20 @@ def export_mixture(mixture: Mixture,
     if kind.render is _streaming and not sequence_length: notes.append("Set epoch_size to the samples of the whole run; without it each epoch is as long as all streams together, and a stream drawn in part starts anew every epoch.")
     for d in tokens:
         if abs(drawn[d][0] / max(1, run) / shares[d] - 1) > .001: notes.append(f"{d!r} is drawn as {float(drawn[d][0] / max(1, run)):.4g} of the {kind.per}s; its share is {float(shares[d]):.4g}.")
-    if there_are and kind.per == "sequence" and not sequence_length: notes.append("Epochs are counted in tokens; give the sequence length to count whole sequences.")
-    if room and there_are: notes += _beyond_epochs(kind, drawn, room, repeats, {d: tokens[d] / there_are[d] for d in tokens}, size, there_are)
+    if there_are and counted != kind.per: notes.append("Epochs are counted in tokens; give the sequence length to count whole sequences.")
+    if room and there_are: notes += _beyond_epochs(kind, counted, drawn, room, repeats, {d: tokens[d] / there_are[d] for d in tokens}, size, there_are)
     if kind.render is _megatron and any(re.search(r"\s", p) for ps in chosen.values() for p in ps): notes.append("No file for --data-args-path: it is split at white space, which a path has.")
 
     annotated = with_epochs(mixture, available) if available and len(tokens) == len(mixture.domains) else mixture
-    files = kind.render(Plan([Row(d, w, chosen[d]) for d, w in weights.items()], annotated, run if kind.per == "sequence" and sequence_length else None, repeats, experiment_budget))
+    files = kind.render(Plan([Row(d, w, chosen[d]) for d, w in weights.items()], annotated, run if counted == "sequence" else None, repeats, experiment_budget))
     title = f"Mixture of {format_tokens(mixture.total)} tokens{f' ({mixture.method})' if mixture.method.isprintable() and mixture.method else ''} for {kind.name}."
     header = "".join(f"# {line}\n" for line in (title, *notes))
     return Export(framework, {name: (header if _takes_comments(name) else "") + text for name, text in files.items()}, weights,
                   {d: float(drawn[d][0] * size[d] / there_are[d]) for d in tokens} if there_are else None, tuple(notes))
 
 # %% ../nbs/12_export.ipynb #e5a16322
-def _units_available(kind, size, there_are, repeats):  # domain -> units in its planned epochs
-    if kind.per != "sequence": return {d: repeats[d] * n / size[d] for d, n in there_are.items()}
+def _units_available(kind, counted, size, there_are, repeats):  # domain -> units in its planned epochs
+    if counted != "sequence": return {d: repeats[d] * n / size[d] for d, n in there_are.items()}
     if kind.render is _nanotron: return {d: repeats[d] * (n // (size[d] + kind.extra_tokens)) for d, n in there_are.items()}  # a sequence and its last target lie together
     if kind.extra_tokens: return {d: (repeats[d] * n - kind.extra_tokens) // size[d] for d, n in there_are.items()}  # sequences run on from epoch to epoch; the last one needs a target
     return {d: repeats[d] * (n // size[d]) for d, n in there_are.items()}
@@ -315,10 +316,10 @@ def _epoch_caps(kind, shares, room, run):  # (m,) weights that keep each domain 
     inside = lambda d: Fraction(room[d]) / run if kind.rule is not _chosen else Fraction(room[d] - 1) / run
     return [cap if (cap := inside(d)) * 1000 >= s * 999 else Fraction(1) for d, s in shares.items()]  # more than a thousandth is no rounding: it is said instead
 
-def _beyond_epochs(kind, drawn, room, repeats, planned, size, there_are):
+def _beyond_epochs(kind, counted, drawn, room, repeats, planned, size, there_are):
     for d, (mean, most) in drawn.items():
         if most <= room[d]: continue
         epoch = float(size[d] / there_are[d])  # one unit, in epochs
         e = f"{repeats[d]} epoch{'s' if repeats[d] > 1 else ''}"
         if kind.random: yield f"{d!r} may go beyond {e}: it is drawn at random, {float(mean) * epoch:.6g} epochs on average and {float(most) * epoch:.6g} at three standard deviations."
-        else: yield f"{d!r} may go beyond {e}: up to {math.ceil(most):,} {kind.per}s are drawn and there are {math.floor(room[d]):,} (planned {float(planned[d]):.7g} epochs); plan a little less of it."
+        else: yield f"{d!r} may go beyond {e}: up to {math.ceil(most):,} {counted}s are drawn and there are {math.floor(room[d]):,} (planned {float(planned[d]):.7g} epochs); plan a little less of it."

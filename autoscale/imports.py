@@ -227,7 +227,8 @@ def _config_beside(summary: Path) -> dict:
     return {}
 
 def _load_yaml(path: Path):
-    yaml = _package("yaml", f"reading {path.name}", "paper")
+    try: import yaml
+    except ImportError: raise InputError(f"reading {path.name} needs a package; run: pip install pyyaml, or write the file as JSON") from None
     try: return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as e: raise InputError(f"{path.name}: cannot be read as YAML ({' '.join(str(e).split())})") from None
 
@@ -383,10 +384,13 @@ def _any_number(cells: list[str]) -> bool:
     return any(cells) and all(is_number(c) for c in cells if c)
 
 def _tokens(runs, weights: np.ndarray, total: np.ndarray) -> np.ndarray:
-    "Weights within 2% of a sum of 1 are scaled to it: three decimals do not sum to 1, and a missing domain would look like more."
+    "Whole tokens, by largest remainder: the runs are then the same as in a table of tokens. Weights within 2% of a sum of 1 are scaled to it: three decimals do not sum to 1, and a missing domain would look like more."
     whole = weights.sum(1)
     for r in np.flatnonzero(~(abs(whole - 1) <= .02)): raise InputError(f"the weights of run {runs[r]!r} sum to {whole[r]:.4g}, not 1; is a domain missing, or a column no domain?")
-    return weights / whole[:, None] * total[:, None]
+    with np.errstate(invalid="ignore"):  # a total that is infinite is refused by the table
+        exact = weights / whole[:, None] * total[:, None]
+        tokens = np.floor(exact); left = np.round(total) - tokens.sum(1)
+    return tokens + (np.argsort(np.argsort(tokens - exact, 1, kind="stable"), 1) < left[:, None])
 
 def _total(export: Export, mapping: dict, runs, values) -> np.ndarray:
     total = mapping.get("total")
@@ -499,7 +503,15 @@ def read_runs(path: str | Path,  # file or folder; `sample` is the packaged tabl
              ) -> RunTable:
     """The run table in anything that `read_export` reads, in a folder of our own run records, or in two published tables.
 
-    What was assumed, and every run and column that was left out, is in its `notes`. Raises `InputError`, naming the file, where it cannot be read or what it holds is in doubt."""
+    What was assumed, every run and column that was left out, and losses that seem to be in another unit are in its `notes`. Raises `InputError`, naming the file, where it cannot be read or what it holds is in doubt."""
+    table = _read(path, columns, metrics, tokens)
+    high = [f"loss.{v} is {x:.3g}" for v, x in zip(table.validation, table.losses.mean(0)) if x > _nats_at_most]
+    note = f"{_some(high)} in the mean: nats per token are seldom above {_nats_at_most}; if these are perplexities or bits, say so with --columns (\"unit\": \"perplexity\")"
+    return replace(table, notes=(*table.notes, note)) if high else table
+
+_nats_at_most = 12  # log of a vocabulary of 160,000: guessing does no worse
+
+def _read(path, columns, metrics, tokens) -> RunTable:
     if metrics is not None:
         if tokens is None: raise InputError("the tables of weights and of metrics go together with the tokens of the runs (--tokens), a number or a column of the first")
         if columns is not None: raise InputError("a column mapping and a second table do not go together; join the two tables, or leave the mapping out")

@@ -225,7 +225,7 @@ def compare_mixtures(table: RunTable,
 
 def _cautions(mixture, fitted, values):  # what a reader of the predictions must know, one sentence each
     laws = list(fitted.values())
-    return [*dict.fromkeys(note for law in laws for note in law.notes if law.name == "joint" or len(laws) == 1), *laws[0].far(mixture.total),
+    return [*dict.fromkeys(note for law in laws for note in law.notes if law.name == "joint" or len(laws) == 1), *dict.fromkeys(sentence for law in laws for sentence in law.far(mixture.total)),
             *(f"law {n} predicts a loss below 0 at {format_tokens(mixture.total)} tokens: it means nothing that far out" for n, value in values.items() if value <= 0)]
 
 def _of_domains(name, mixture, domains):  # the mixture with its domains in the table's order

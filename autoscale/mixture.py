@@ -288,8 +288,9 @@ def epoch_caps(domains: Sequence[str], available: dict[str, int],  # tokens ther
 
 def load_available(path: str | Path,
                    domains: Collection[str] | None = None,  # names that the file may have; None: any
+                   every: Iterable[str] = (),  # names that it must have
                   ) -> dict[str, int]:
-    "Read `{\"domain\": tokens}`. Raises `InputError` naming the file, on a domain that is none of `domains` too."
+    "Read `{\"domain\": tokens}`. Raises `InputError` naming the file, also on a domain that is none of `domains` and where one of `every` is missing."
     try: known = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise InputError(f'{path}: cannot be read as JSON ({e}); it should hold {{"domain": tokens}}') from None
     if not isinstance(known, dict) or not known: raise InputError(f'{path}: is not of the form {{"domain": tokens}}')
@@ -297,6 +298,7 @@ def load_available(path: str | Path,
         try: known[d] = parse_tokens(n)
         except InputError as e: raise InputError(f"{path}: domain {d!r}: {e}") from None
         if domains is not None and d not in domains: raise InputError(f"{path}: {d!r} is not one of the domains {', '.join(domains)}; mend the name or leave it out")
+    if missing := [d for d in every if d not in known]: raise InputError(f"{path}: no available tokens are given for {', '.join(missing)}; add them")
     return known
 
 # %% ../nbs/00_mixture.ipynb #d1a5a73a
@@ -310,9 +312,11 @@ def mixture_to_dict(mixture: Mixture) -> JsonDict:  # ready for `json.dumps`
 
 def mixture_from_dict(d: JsonDict) -> Mixture:
     "Read the mixture file's content; raises `InputError` where it contradicts itself."
-    if not isinstance(d, dict) or "domains" not in d: raise InputError("not a mixture: there is no list of `domains`")
+    if not isinstance(d, dict) or not isinstance(d.get("domains"), (list, tuple)): raise InputError("not a mixture: there is no list of `domains`")
+    if d.get("interval") is not None and not (isinstance(d["interval"], dict) and {"level", "low", "high"} <= d["interval"].keys() and len(d["interval"]["low"]) == len(d["interval"]["high"]) == len(d["domains"])):
+        raise InputError(f"interval {d['interval']}: give a level, and low and high for each of the {len(d['domains'])} domains, or leave it out")
     if "epochs" in d and d["epochs"] is not None and len(d["epochs"]) != len(d["domains"]): raise InputError(f"{len(d['domains'])} domains but {len(d['epochs'])} epochs")
-    notes = {"method": str(d.get("method", "")), "interval": d.get("interval"), "epochs": tuple(d.get("epochs") or ()) or None}
+    notes = {"method": str(d.get("method", "")), "interval": d.get("interval"), "epochs": tuple(map(float, d.get("epochs") or ())) or None}
     if "tokens" in d: mixture = Mixture(tuple(d["domains"]), tuple(d["tokens"]), **notes)
     elif "weights" in d and "total_tokens" in d: mixture = replace(Mixture.from_weights(d["domains"], d["weights"], d["total_tokens"]), **notes)
     else: raise InputError("a mixture needs `tokens`, or `weights` and `total_tokens`")
@@ -330,6 +334,8 @@ def load_mixture(path: str | Path) -> Mixture:
     "Read a mixture file; raises `InputError` naming the file where it is missing, cut short or contradicts itself."
     try: return mixture_from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as e: raise InputError(f"{path}: cannot be read ({e.strerror}); give a mixture file, as `autoscale project --json` writes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise InputError(f"{path}: not complete JSON ({e}); write it again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        if Path(path).suffix.lower() in (".csv", ".tsv", ".parquet"): raise InputError(f"{path} is a run table, not a mixture; make one of it: autoscale project {path} --to ... --json mixture.json") from None
+        raise InputError(f"{path}: not complete JSON ({e}); write it again") from None
     except InputError as e: raise InputError(f"{path}: {e}") from None
     except (TypeError, ValueError, AttributeError) as e: raise InputError(f"{path}: not a mixture file ({e}); see the keys that `save_mixture` writes") from None

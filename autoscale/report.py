@@ -18,8 +18,9 @@ from . import __version__
 from .baselines import natural, unimax
 from .ddo import DDOLaw, find_designs, fit_ddo
 from .joint import LAWS, check_law, held_out_laws
-from .laws import Law, LawOptimum, Objective, repeat_noise, with_effective_tokens
+from .laws import Law, LawOptimum, Objective, held, impossible, interval_ends, no_choice, repeat_noise, with_effective_tokens, within_limits
 from .mixture import InputError, JsonDict, Mixture, atomic_write, domain_styles, format_tokens, mixture_to_dict
+from .projection import times
 from .runs import RunTable, write_run_table
 
 # %% ../nbs/12b_report.ipynb #758498ad
@@ -29,7 +30,11 @@ def _number(value: float, digits: int = 4) -> str: return f"{value:.{digits}f}".
 
 def _interval(low: float, high: float, digits: int = 4) -> str: return f"{_number(low, digits)} to {_number(high, digits)}"
 
-def _times(ratio: float) -> str: return f"{ratio:.3g}" if ratio < 1000 else f"{float(f'{ratio:.3g}'):,.0f}"
+def _tokens(n: float) -> str: return format_tokens(round(n))
+
+def _long(tokens: int) -> str: return f"{tokens:,}".replace(",", ",<wbr>")  # may break behind a comma, on a narrow screen
+
+def _sentence(text: str) -> str: return escape(f"{text[:1].upper()}{text[1:]}.")
 
 def _power_of_ten(value: float) -> str:  # 1.2 × 10⁻⁶
     digits, power = f"{value:.1e}".split("e")
@@ -134,7 +139,7 @@ class _Facts:
     best: LawOptimum
     path: list[LawOptimum]  # ascending budgets, the target among them
     others: dict[str, LawOptimum | str]  # every law by name; a refusal as its sentence
-    held: dict[str, dict[str, float]] | str
+    left_out: dict[str, dict[str, float]] | str  # errors on held-out runs
     noise: float  # nats between repeats
     designs: list[tuple[str, DDOLaw]] | str  # label of the scale, law
     order: list[int]  # domains by falling weight
@@ -153,6 +158,26 @@ class _Facts:
         known = {d: self.available[d] for d in self.law.domains} if self.available else None
         others = {"natural": natural(known, self.total), "unimax": _try(unimax, known, self.total)} if known else {}
         return {"uniform": Mixture.uniform(self.law.domains, self.total), **{name: o for name, o in others.items() if not isinstance(o, str)}}
+
+    @functools.cached_property
+    def broken(self) -> dict[str, str]:  # which of these the limits forbid, and why
+        each = {name: impossible(name, m.weights, self.law.domains, self.total, **self.limits) for name, m in self.obvious.items()}
+        return {name: why for name, why in each.items() if why}
+
+    @functools.cached_property
+    def held(self) -> np.ndarray:  # (m,) domains that a limit holds
+        return held(self.best.weights, *within_limits(self.law.domains, self.total, **self.limits))
+
+    @functools.cached_property
+    def no_choice(self) -> bool: return no_choice(self.best.weights, *within_limits(self.law.domains, self.total, **self.limits))
+
+    @property
+    def predicts(self) -> bool: return not math.isnan(self.best.value)  # the paper's projection does not
+
+    @functools.cached_property
+    def against(self) -> list[str]:  # what the verdict compares with
+        possible = [name for name in self.obvious if name in ("uniform", "natural") and name not in self.broken]
+        return possible if self.predicts else possible[:1]
 
     @property
     def unit(self): return "perplexity" if self.objective == "perplexity" else "nats per token"
@@ -181,11 +206,11 @@ def _ask(table, total, law, objective, limits) -> _Facts:
         other = lambda name: LAWS[name](table).optimum(total, objective=objective, **limits)
         skipped = f"left out, for it takes minutes on a table of {len(table)} runs, {len(table.domains)} domains and {len(table.validation)} validation domains; ask for it with: autoscale "
         others = {name: done(best if name == law else f"{skipped}project RUNS.csv --to {total} --law {name}" if large and name != "ddo" else _try(other, name)) for name in LAWS}
-        held = f"{skipped}fit RUNS.csv --held-out" if large else _try(held_out_laws, table)
+        errors = f"{skipped}fit RUNS.csv --held-out" if large else _try(held_out_laws, table)
         bar.update()
     if objective not in ("nats", "perplexity"): designs = "DDO minimises the mean over all validation domains (nats or perplexity), and the objective here is another"
     else: designs = _try(lambda: [(format_tokens(d.total), fit_ddo(d, objective)) for d in find_designs(table)])
-    return _Facts(table, total, objective, limits, fitted, best, [p for p in path if not isinstance(p, str)], others, held, repeat_noise(table), designs, np.argsort(-best.weights, kind="stable").tolist())
+    return _Facts(table, total, objective, limits, fitted, best, [p for p in path if not isinstance(p, str)], others, errors, repeat_noise(table), designs, np.argsort(-best.weights, kind="stable").tolist())
 
 # %% ../nbs/12b_report.ipynb #e28eca24
 def _objective_words(f: _Facts) -> str:
@@ -194,16 +219,37 @@ def _objective_words(f: _Facts) -> str:
 
 def _verdict(f: _Facts, against: str = "uniform") -> tuple[str, str]:  # good, check or caution; the sentence
     than = "uniform weights" if against == "uniform" else "natural weights (in proportion to the available tokens)"
-    if against not in f.best.gain: return "check", f"The paper's projection names weights and predicts no loss: it does not say whether they are better than {than}."
+    if not f.predicts: return "check", f"The paper's projection names weights and predicts no loss: it does not say whether they are better than {than}."
     mean, low, high = f.best.gain[against]; amount = f"{_number(abs(mean))} {f.unit}"
     sure = f.best.mixture.interval
     if f.best.interval is None or sure is None:
         return "check", f"The {f.law.name} law expects these weights to end {amount} {'below' if mean > 0 else 'above'} {than}; it is a single fit without an interval, and cannot say whether that can be told from nothing."
     within = f"{sure['level']:.0%} interval {_interval(low, high)}"
-    far = f", if the law holds {_times(f.factor)} times beyond the largest run" if f.factor > 10 else ""
+    far = f", if the law holds {times(f.factor)} times beyond the largest run" if f.factor > 10 else ""
     if low > 0: return "good", f"Better than {than}, as far as these runs can tell{far}: the expected gain is {amount} ({within})."
     if high < 0: return "caution", f"Worse than {than}: they are expected to end {amount} below this mixture under the limits that were set ({within} for the gain)."
     return "caution", f"On these runs this mixture cannot be told from {than}: the expected gain is {_number(mean)} {f.unit}, and its {within} contains 0."
+
+def _verdicts(f: _Facts) -> list[tuple[str, str, str]]:  # good, check or caution; the question; the sentence
+    if f.no_choice: return [("check", "Is there a choice?", "The limits leave no choice: all domains but one are held at their smallest share or their most epochs, and what is left goes to the last. This is the mixture that they allow, whatever a law says.")]
+    if not f.against: return [("check", "Better than what?", "None of the obvious mixtures keeps the limits, so there is nothing to compare with.")]
+    return [(status, f"Better than {name}?", sentence) for name in f.against for status, sentence in [_verdict(f, name)]]
+
+def _outside(f: _Facts) -> list[str]:  # domains with a weight that no run came near
+    measured = f.table.tokens / f.table.tokens.sum(1, keepdims=True)
+    return [f"{d} ({w:.3f}; measured {low:.3f} to {high:.3f})" for d, w, low, high in zip(f.table.domains, f.best.weights, measured.min(0), measured.max(0)) if not low - 1e-3 <= w <= high + 1e-3]
+
+def _advice(f: _Facts) -> str:  # what to do where the runs do not decide, and what to train that would; else nothing
+    instead = next((name for name in f.against if _verdict(f, name)[0] == "caution"), None)
+    if f.no_choice or instead is None: return ""
+    if f.best.gain[instead][2] < 0: return f"What to do: use {instead} weights, which the limits allow."
+    m, n, totals = len(f.table.domains), len(f.table), f.totals
+    train = [f"this mixture and {instead} weights side by side, at {_tokens(totals.max())} tokens or more and with two seeds or more each"]
+    if math.isnan(f.noise): train.append("the base run again with two other seeds, to see what a seed alone does")
+    if totals.max() < 1.9 * totals.min(): train.append("some mixtures at another budget")
+    if n < 3 * (m + 1): train.append(f"other mixtures, to {3 * (m + 1)} runs in all")
+    if _outside(f): train.append("mixtures between the measured ones and this one")
+    return f"What to do: {instead} weights are as well supported by these runs" + (", and need no law" if instead == "uniform" else "") + f". What would decide: train {'; '.join(train)}."
 
 def _worth(f: _Facts, gain: float) -> float:  # above 0 -> how many times the target's tokens uniform weights would need for it; infinite above 1000
     from scipy.optimize import brentq
@@ -228,32 +274,33 @@ def _answer(f: _Facts) -> str:
     if sure: level = f"{sure['level']:.0%}"
     most = max(max(f.best.weights), max(sure["high"]) if sure else 0)
     header = ["domain", "", "weight", *([f"{level} interval"] if sure else []), "tokens", *(["available", "epochs"] if mixture.epochs else [])]
-    rows = [[_swatch(f, mixture.domains[i]), _share_bar(f, i, most), _number(mixture.weights[i]), *([_interval(sure["low"][i], sure["high"][i])] if sure else []), f"{mixture.tokens[i]:,}",
-             *([f"{f.available[mixture.domains[i]]:,}", f"{mixture.epochs[i]:.2f}"] if mixture.epochs else [])] for i in f.order]
-    rows.append(["<b>all</b>", "", "1.0000", *([""] if sure else []), f"{mixture.total:,}", *([f"{sum(f.available[d] for d in mixture.domains):,}", ""] if mixture.epochs else [])])
+    fixed = lambda i, low, high: f.no_choice or (f.held[i] and f"{low:.4f}" == f"{high:.4f}")
+    spread = ["fixed by the limits" if fixed(i, *ends) else _interval(*ends) for i, ends in enumerate(zip(sure["low"], sure["high"]))] if sure else []
+    rows = [[_swatch(f, mixture.domains[i]), _share_bar(f, i, most), _number(mixture.weights[i]), *([spread[i]] if sure else []), _long(mixture.tokens[i]),
+             *([_long(f.available[mixture.domains[i]]), f"{mixture.epochs[i]:.2f}"] if mixture.epochs else [])] for i in f.order]
+    rows.append(["<b>all</b>", "", "1.0000", *([""] if sure else []), _long(mixture.total), *([_long(sum(f.available[d] for d in mixture.domains)), ""] if mixture.epochs else [])])
     facts, within = [], lambda low, high: f" <small>({level}: {_interval(low, high)})</small>" if f.best.interval else ""
-    if f.best.gain:
+    if f.predicts:
         facts.append(("predicted " + _objective_words(f), f"{_number(f.best.value)} {f.unit}{within(*f.best.interval or (0, 0))}"))
         facts += [(f"gain over {name} weights", f"{_number(mean)} {f.unit}{within(low, high)}") for name, (mean, low, high) in f.best.gain.items()]
-        if _verdict(f)[0] == "good":
-            mean, low, high = (_worth(f, g) for g in f.best.gain["uniform"]); ratio = lambda r: f"{_times(r)}×" if r < 1000 else "over 1000×"
+        if ("good", "Better than uniform?") in [v[:2] for v in _verdicts(f)]:
+            mean, low, high = (_worth(f, g) for g in f.best.gain["uniform"]); ratio = lambda r: f"{times(r)}×" if r < 1000 else "over 1000×"
             facts.append(("uniform weights would need, for the same", f"{ratio(mean)} the tokens" + (f" <small>({level}: {ratio(low)} to {ratio(high)})</small>" if low < 1000 else "")))
-    facts.append(("the target lies", f"{_times(f.factor)} times beyond the largest run" if f.factor > 1 else "within the runs' budgets"))
+    facts.append(("the target lies", f"{times(f.factor)} times beyond the largest run" if f.factor > 1 else "within the runs' budgets"))
     facts.append(("the runs cost", f"{100 * f.totals.sum() / f.total:.3g}% of the target's tokens"))
-    verdicts = [_verdict(f, name) for name in f.best.gain or ["uniform"]]
-    status = max((s for s, _ in verdicts), key=["good", "check", "caution"].index)
+    verdicts, advice = _verdicts(f), _advice(f); status = max((s for s, *_ in verdicts), key=["good", "check", "caution"].index)
+    forbidden = [why for name, why in f.broken.items() if name in ("uniform", "natural")]
     count = {s: sum(c[0] == s for c in _checks(f)) for s in ("caution", "check")}
     doubts = " and ".join(f"{n} {s}{'s' * (n > 1)}" for s, n in count.items() if n)
     epochs = "" if mixture.epochs else " <p class=soft>How often each domain would be repeated is not known: the tokens available were not given.</p>"
-    return (f'<div class="verdict {status}">' + "".join(f"<p>{sentence}</p>" for _, sentence in verdicts)
+    return (f'<div class="verdict {status}">' + "".join(f"<p>{sentence}</p>" for *_, sentence in verdicts) + (f"<p class=do>{escape(advice)}</p>" if advice else "")
+            + "".join(f"<p class=soft>{_sentence(why)}</p>" for why in forbidden)
             + (f'<p class=soft>{doubts} in the <a href="#diagnostics">diagnostics</a>.</p>' if doubts else "") + "</div>"
             + "<dl>" + "".join(f"<div><dt>{a}</dt><dd>{b}</dd></div>" for a, b in facts) + "</dl>"
-            + _table(header, rows, 2, "the mixture") + "<p class=soft>Bars are weights" + (f", the thin lines their {level} intervals under the law," if sure else "") + " and the dotted line is the uniform share.</p>" + epochs)
+            + _table(header, rows, 2, "the mixture") + "<p class='soft bars'>Bars are weights" + (f", the thin lines their {level} intervals under the law," if sure else "") + " and the dotted line is the uniform share.</p>" + "".join(f"<p class=soft>{_sentence(why)}</p>" for why in ([] if f.no_choice else interval_ends(mixture, f.held))) + epochs)
 
 # %% ../nbs/12b_report.ipynb #c301f9c0
 _panels = 12  # more domains than this are in the tables only
-
-def _tokens(n: float) -> str: return format_tokens(round(n))
 
 def _path(f: _Facts) -> str:
     budgets = np.array([p.mixture.total for p in f.path]); sure = f.best.mixture.interval
@@ -271,7 +318,7 @@ def _path(f: _Facts) -> str:
         chart.line(budgets, weights[:, i], dash=_dash(style["linestyle"]))
         chart.dots([f.total], [f.best.weights[i]], style["marker"], says=[f"{d}: {f.best.weights[i]:.4f} at {_tokens(f.total)} tokens"])
         panels.append((_tone(f, d), _name(d), chart.svg(f"weight of {d} over the budget", "total tokens")))
-    where = f"The target of {_tokens(f.total)} tokens is {_times(f.factor)} times the largest run ({_tokens(largest)})" if f.factor > 1 else f"The target of {_tokens(f.total)} tokens lies within the runs' budgets"
+    where = f"The target of {_tokens(f.total)} tokens is {times(f.factor)} times the largest run ({_tokens(largest)})" if f.factor > 1 else f"The target of {_tokens(f.total)} tokens lies within the runs' budgets"
     caption = (f"Best weight of each domain over the budget, by the {f.law.name} law. Shaded: the budgets of the runs, {_tokens(smallest)} to {_tokens(largest)} tokens. Upright line: the target. Dotted: the uniform share."
                + (f" Bands: {sure['level']:.0%} intervals under the law's form, which they take for true at every budget." if sure else "")
                + (f" The {_panels} domains with the largest weights are drawn; the table has all {len(f.order)}." if len(f.order) > _panels else ""))
@@ -286,7 +333,7 @@ def _dash(linestyle) -> str:  # a matplotlib line style as an attribute
 
 # %% ../nbs/12b_report.ipynb #0a8dc507
 def _fits(f: _Facts) -> str:
-    if not f.best.gain: return "<p>The paper's projection predicts a mixture and not its losses, so there is nothing to compare with the runs here; its per-domain laws are below.</p>"
+    if not f.predicts: return "<p>The paper's projection predicts a mixture and not its losses, so there is nothing to compare with the runs here; its per-domain laws are below.</p>"
     predicted, measured, v = f.law.loss(f.taught.tokens), f.table.losses, f.table.validation
     left = predicted - measured; rms = np.sqrt((left ** 2).mean(0)); limit = max(np.abs(left).max() * 1.15, 1e-6)
     larger = f.totals > math.sqrt(f.totals.min() * f.totals.max()) if f.totals.max() >= 1.9 * f.totals.min() else np.ones(len(f.table), bool)
@@ -311,11 +358,11 @@ def _fits(f: _Facts) -> str:
 
 def _held_out(f: _Facts) -> str:
     said = f"Between repeats of a mixture (other seeds) the losses differ by {_number(f.noise)} nats (standard deviation): no law predicts a run better than that." if not math.isnan(f.noise) else "No mixture was run twice, so the noise between seeds is not known."
-    if isinstance(f.held, str): return f"<p>Errors on runs that the laws were not fitted to: {escape(f.held)}. {said}</p>"
+    if isinstance(f.left_out, str): return f"<p>Errors on runs that the laws were not fitted to: {escape(f.left_out)}. {said}</p>"
     nats = lambda value: "not known" if math.isnan(value) else _number(value)
-    least = {part: min(e[part] for e in f.held.values()) for part in ("mixtures", "scale")}
+    least = {part: min(e[part] for e in f.left_out.values()) for part in ("mixtures", "scale")}
     mark = lambda e, part: f"<b>{nats(e[part])}</b>" if e[part] == least[part] else nats(e[part])
-    rows = [[name + (" (this report)" if name == f.law.name else ""), mark(e, "mixtures"), mark(e, "scale")] for name, e in f.held.items()]
+    rows = [[name + (" (this report)" if name == f.law.name else ""), mark(e, "mixtures"), mark(e, "scale")] for name, e in f.left_out.items()]
     return (_table(["law", "whole mixtures left out", "larger scale left out"], rows, 1, "held-out errors")
             + f"<p class=soft>Root mean square error in nats per token on runs that the law was not fitted to; the smallest is bold. The paper's projection predicts no losses. {said}"
             + (" All runs are of one scale, so none can be left out." if math.isnan(least["scale"]) else "") + "</p>")
@@ -355,11 +402,11 @@ def _laws(f: _Facts) -> str:
     weights = _table(["weight at the target", *(n + (" (here)" if here(n) else "") for n in columns)], [[_swatch(f, f.table.domains[i]), *(tint(x.weights[i]) for x in columns.values())] for i in f.order], 1, "weights by law")
     def row(n, mixture):
         own = f.others.get(n)
-        mean, low, high = f.law.predict(mixture, f.objective, f.available, against=f.best.mixture) if f.best.gain else (0., 0., 0.)
-        worse = [_number(mean), *([_interval(low, high)] if f.best.interval else [])] if f.best.gain else []
-        return [f"<b>{n}</b>", f"<span class=prose>{_forms[n]}</span>", f"{50 * np.abs(mixture.weights - f.best.mixture.weights).sum():.0f}%", *worse, _number(own.value) if isinstance(own, LawOptimum) and own.gain else "none" if own else ""]
+        mean, low, high = f.law.predict(mixture, f.objective, f.available, against=f.best.mixture) if f.predicts else (0., 0., 0.)
+        worse = [_number(mean), *([_interval(low, high)] if f.best.interval else [])] if f.predicts else []
+        return [f"<b>{n}</b>", f"<span class=prose>{_forms[n]}{f'; {escape(f.broken[n])}' if n in f.broken else ''}</span>", f"{50 * np.abs(mixture.weights - f.best.mixture.weights).sum():.0f}%", *worse, _number(own.value) if isinstance(own, LawOptimum) and not math.isnan(own.value) else "none" if own else ""]
     sure = f.best.mixture.interval
-    worse = [f"worse, by the {f.law.name} law", *([f"{sure['level']:.0%} interval"] if sure else [])] if f.best.gain else []
+    worse = [f"worse, by the {f.law.name} law", *([f"{sure['level']:.0%} interval"] if sure else [])] if f.predicts else []
     prices = _table(["", "form", "other tokens than here", *worse, "its own prediction"], [row(n, x) for n, x in columns.items() if not here(n)], 2, "what the other mixtures would cost")
     refused = [f"{n}: {o}" for n, o in f.others.items() if isinstance(o, str)]
     return weights + prices + f"<p class=soft>Predictions and differences: {f.unit}.</p>" + ("<p>Without an answer:</p>" + _bullets(refused) if refused else "")
@@ -371,19 +418,20 @@ def _listed(names) -> str:
 
 def _checks(f: _Facts) -> list[tuple[str, str, str]]:  # good, check or caution; the question; what was found
     t, w, sizes = f.table, f.best.weights, sorted(set((f.table.params if f.table.params is not None else np.zeros(0, int)).tolist()))
-    m, n, totals, measured = len(t.domains), len(t), f.totals, t.tokens / t.tokens.sum(1, keepdims=True)
+    m, n, totals = len(t.domains), len(t), f.totals
     spread = totals.max() / totals.min(); found = []
     say = lambda level, what, finding: found.append((level, what, finding))
-    for name in f.best.gain or ["uniform"]: say(_verdict(f, name)[0], f"Better than {name}?", _verdict(f, name)[1])
-    say("good" if f.factor <= 1 else "check" if f.factor <= 10 else "caution", "How far out is the target?", f"{_times(f.factor)} times the largest run." + (" No interval on this page covers a law that changes its form out there." if f.factor > 1 else ""))
-    say("caution" if spread < 1.9 else "good", "Budgets of the runs", f"{_tokens(totals.min())} to {_tokens(totals.max())} tokens, a factor of {_times(spread)}." + (" One scale: how the best mixture moves with the budget is assumed, not measured; train some mixtures at another budget." if spread < 1.9 else ""))
+    found += _verdicts(f)
+    for name in ("uniform", "natural"):
+        if name in f.broken: say("check", f"Would {name} weights be possible?", _sentence(f.broken[name]))
+    say("good" if f.factor <= 1 else "check" if f.factor <= 10 else "caution", "How far out is the target?", f"{times(f.factor)} times the largest run." + (" No interval on this page covers a law that changes its form out there." if f.factor > 1 else ""))
+    say("caution" if spread < 1.9 else "good", "Budgets of the runs", f"{_tokens(totals.min())} to {_tokens(totals.max())} tokens, a factor of {times(spread)}." + (" One scale: how the best mixture moves with the budget is assumed, not measured; train some mixtures at another budget." if spread < 1.9 else ""))
     say("caution" if n < m + 5 else "check" if n < 3 * (m + 1) else "good", "Number of runs", f"{n} runs for {m} domains." + (f" {3 * (m + 1)} or more, three for each domain and three, are a common rule; below {m + 5} the priors decide." if n < 3 * (m + 1) else ""))
     say("check" if math.isnan(f.noise) else "good", "Repeats", "No mixture was run twice: what a seed alone does to a loss is not known. Repeat the base run with two other seeds." if math.isnan(f.noise) else f"Repeats of a mixture differ by {_number(f.noise)} nats per token (standard deviation).")
-    outside = [f"{d} ({w[i]:.3f}; measured {measured[:, i].min():.3f} to {measured[:, i].max():.3f})" for i, d in enumerate(t.domains) if not measured[:, i].min() - 1e-3 <= w[i] <= measured[:, i].max() + 1e-3]
+    outside = _outside(f)
     say("check" if outside else "good", "Weights within what was measured?", "Outside what any run had: " + _listed(outside) + ". Train a run near this mixture." if outside else "Every weight lies between the smallest and the largest that some run had of the domain.")
-    caps = np.full(m, 1.) if f.limits["max_epochs"] is None else np.minimum(1, [f.limits["max_epochs"] * f.available[d] / f.total for d in t.domains])
-    held = [f"{d} (at its {word})" for d, x, cap in zip(t.domains, w, caps) for word, at in (("smallest share", x <= f.limits["floor"] + 1e-6), ("most epochs", cap < 1 and x >= cap - 1e-6)) if at]
-    say("check" if held else "good", "Domains at a limit", (_listed(held) + ". There the limit decides, not the law.") if held else "None: the law chose every weight.")
+    at = [f"{d} (at its {word})" for d, x, low, high in zip(t.domains, w, *within_limits(t.domains, f.total, **f.limits)) for word, so in (("smallest share", x <= low + 1e-6), ("most epochs", high < 1 and x >= high - 1e-6)) if so]
+    say("check" if at else "good", "Domains at a limit", (_listed(at) + ". There the limit decides, not the law.") if at else "None: the law chose every weight.")
     epochs = f.best.mixture.epochs
     if epochs is None: say("check", "Repetition at the target", "The tokens available of each domain were not given; epochs are not known, and repeated tokens are counted as new ones.")
     else:
@@ -395,11 +443,12 @@ def _checks(f: _Facts) -> list[tuple[str, str, str]]:  # good, check or caution;
     if len(sizes) > 1: say("caution", "One model?", f"The runs are of models with {', '.join(f'{p:,}' for p in sizes)} parameters; no law here knows of the size, and takes them for one.")
     if np.median(t.losses) > 15: say("caution", "Are these losses?", f"Their median is {np.median(t.losses):.4g} nats per token, more than guessing costs: they look like perplexities. Give their logarithms.")
     apart = {name: .5 * float(np.abs(o.weights - w).sum()) for name, o in f.others.items() if not isinstance(o, str) and name != f.law.name}
-    if apart: say("caution" if max(apart.values()) > .25 else "check" if max(apart.values()) > .1 else "good", "Do other laws agree?", "They would spend other tokens: " + ", ".join(f"{name} {x:.0%}" for name, x in apart.items()) + ".")
-    if not isinstance(f.held, str) and f.law.name in f.held:
-        mine = f.held[f.law.name]; better = [f"{name} on {what}" for part, what in (("mixtures", "left-out mixtures"), ("scale", "the larger scale")) for name, e in f.held.items() if e[part] < .9 * mine[part]]
+    if apart and f.no_choice: say("check", "Do other laws agree?", "They have no choice either: the limits fix the mixture.")
+    elif apart: say("caution" if max(apart.values()) > .25 else "check" if max(apart.values()) > .1 else "good", "Do other laws agree?", "They would spend other tokens: " + ", ".join(f"{name} {x:.0%}" for name, x in apart.items()) + ".")
+    if not isinstance(f.left_out, str) and f.law.name in f.left_out:
+        mine = f.left_out[f.law.name]; better = [f"{name} on {what}" for part, what in (("mixtures", "left-out mixtures"), ("scale", "the larger scale")) for name, e in f.left_out.items() if e[part] < .9 * mine[part]]
         say("check" if better else "good", "Does another law predict better?", "Clearly better on runs that it did not see: " + "; ".join(better) + "." if better else "No law is clearly better on runs that it did not see.")
-    if f.best.gain: say("good" if f.best.convex else "check", "Did the search find the best?", f"No mixture within the limits is better by more than {_at_most(f.best.gap)} {f.unit} under this law." if f.best.convex else f"The best of several starts; no small step gains more than {_at_most(f.best.gap)} {f.unit}, but the problem is not convex.")
+    if f.predicts: say("good" if f.best.convex else "check", "Did the search find the best?", f"No mixture within the limits is better by more than {_at_most(f.best.gap)} {f.unit} under this law." if f.best.convex else f"The best of several starts; no small step gains more than {_at_most(f.best.gap)} {f.unit}, but the problem is not convex.")
     return found
 
 def _diagnostics(f: _Facts) -> str:
@@ -457,7 +506,7 @@ nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:1rem 0 1.5rem;font-size:
 ul{padding-left:1.2rem;max-width:52rem;margin:.4rem 0 .8rem;font-size:.92rem}ul.soft{font-size:.86rem}
 .verdict{border-left:5px solid var(--s);background:var(--wash);padding:.7rem 1.1rem;margin:1.2rem 0 1.4rem;border-radius:0 4px 4px 0}
 .verdict p{margin:.25rem 0;font-size:1.1rem;font-weight:550}
-.verdict p.soft{font-size:.88rem;font-weight:400}
+.verdict p.do{font-size:.98rem;font-weight:400}.verdict p.soft{font-size:.88rem;font-weight:400}
 .good{--s:var(--good)}.check{--s:var(--check)}.caution{--s:var(--caution)}
 .status{color:var(--s);font-weight:650;white-space:nowrap}
 .wide{overflow-x:auto;margin:.8rem 0 .6rem}
@@ -488,14 +537,15 @@ svg path.grid{stroke:var(--grid);fill:none}
 .target{fill:none;stroke:var(--ink);stroke-width:1.1}
 .dot{fill:var(--c);stroke:var(--c);stroke-width:1}.hollow{fill:var(--page)}
 .block{fill:var(--c);opacity:.75}
-.share{width:22rem;height:1.3rem;display:block;margin:-.1rem 0}td:has(.share){vertical-align:middle}
+.share{width:100%;min-width:4rem;height:1.3rem;display:block;margin:-.1rem 0}wbr{display:none}td:has(.share){width:100%;vertical-align:middle}table:has(.share){width:100%}
 .swatch{width:.72rem;height:.72rem;margin-right:.45rem}
 .tint{display:inline-block;padding:0 .35rem;border-radius:3px;background:color-mix(in srgb,var(--link) calc(var(--w)*45%),transparent)}
-@media (max-width:58rem){.share{width:11rem}}@media (max-width:46rem){.share{width:5rem}body{padding:1.2rem .9rem 3rem}h1{font-size:1.5rem}th,td{padding-right:.5rem}}
-@media (max-width:30rem){.share{display:none}table{font-size:.8rem}td:first-child bdi{max-width:7.5rem}.prose{min-width:11rem}}
+@media (max-width:46rem){td.n{white-space:normal}wbr{display:inline}body{padding:1.2rem .9rem 3rem}h1{font-size:1.5rem}th,td{padding-right:.5rem}}
+@media (max-width:36rem){table:has(.share){width:auto}table:has(.share) :is(td,th):nth-child(2),.bars{display:none}}
+@media (max-width:30rem){table:has(.share) :is(td,th){font-size:.74rem;padding-right:.3rem}table{font-size:.8rem}td:first-child bdi{max-width:7.5rem}.prose{min-width:11rem}}
 @page{margin:15mm 14mm}
 @media print{html,body{background:#fff}body{max-width:none;padding:0;font-size:10.5pt}nav,.screen{display:none}h2{margin-top:1.6rem}h2,h3,h4,summary{break-after:avoid}
-p,pre,.panel,.wide,tr,dl div,.verdict,figcaption,li{break-inside:avoid}p:has(+figure){break-after:avoid}.share{width:11rem}thead{display:table-header-group}div.grid{grid-template-columns:repeat(3,1fr)}pre{max-height:none;overflow:visible;border-color:#bbb}.wide{overflow:visible}
+p,pre,.panel,.wide,tr,dl div,.verdict,figcaption,li{break-inside:avoid}p:has(+figure){break-after:avoid}thead{display:table-header-group}div.grid{grid-template-columns:repeat(3,1fr)}pre{max-height:none;overflow:visible;border-color:#bbb}.wide{overflow:visible}
 a{color:inherit;text-decoration:none}.tint,.verdict{print-color-adjust:exact;-webkit-print-color-adjust:exact}details::details-content{content-visibility:visible;height:auto;display:block}table{font-size:8.5pt}}
 """
 
@@ -509,7 +559,7 @@ def _colours(f: _Facts) -> str:
 class Report:
     "The page and what it says."
     html: str = field(repr=False)  # complete, self-contained
-    verdict: str  # one sentence: can the mixture be told from uniform weights?
+    verdict: str  # one sentence: can the mixture be told from uniform weights, or from natural ones where the limits forbid those?
     optimum: LawOptimum  # the mixture with its intervals, gains and notes
     holds: tuple[str, ...]  # the page's sections
 
@@ -553,4 +603,4 @@ def make_report(table: RunTable,
             f"<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">\n<meta name=generator content=\"autoscale {__version__}\">\n<title>Mixture for {size} tokens</title>\n"
             f"<style>\n{_colours(f)}{_style.strip()}\n</style></head>\n<body>\n<header><h1>A mixture for {size} tokens</h1><p class=soft>{about}</p></header>\n"
             f"<section id=answer>{first[1][1]}</section>\n{nav}\n" + "".join(body(key, *of) for key, of in rest) + f"<footer class=soft>autoscale {__version__}; method: AutoScale (Kang et al., COLM 2025) and joint laws.</footer>\n</body></html>\n")
-    return Report(html, _verdict(f)[1], f.best, tuple(title.lower() for title, _ in sections.values()))
+    return Report(html, _verdicts(f)[0][2], f.best, tuple(title.lower() for title, _ in sections.values()))

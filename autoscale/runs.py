@@ -242,7 +242,9 @@ def _cells(text):  # -> header, rows, notes
 def _columns(text, header, rows):  # -> {name: cells}
     if not text.endswith(("\n", "\r")): raise InputError("looks cut off, its last line has no end; end it with a newline if it is complete")
     for row in rows:
-        if len(row) != len(header): raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}")
+        if len(row) != len(header):
+            commas = len(row) > len(header) or any(";" in cell for cell in row)  # a comma that was meant for a decimal separates
+            raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}; " + ("decimal commas? write 3.92, not 3,92" if commas else "give each run a field for every column"))
     return {c: [row[i] for row in rows] for i, c in enumerate(header) if header.index(c) == i}
 
 def numbers(runs: Iterable[str], name: str, cells: list[str], whole: bool = False) -> np.ndarray:  # (n,)

@@ -123,7 +123,7 @@ def test_a_column_that_is_missing_on_one_side_is_said(run, lines, tmp_path):
     (["--to", "1k"], "the target of 1k tokens is below the smallest run, 65.54k"), (["--to", "1k", "--law", "ddo"], "below the smallest scale"),
     (["--to", "lots"], "'lots' is not a number of tokens; write it like 0.3B"), (["--to", "-3"], "'-3' is not a number of tokens"), (["--to", "1.5"], "not a positive whole number"),
     (["--to", "10M", "--law", "jiont"], "did you mean joint?"), (["--to", "10M", "--law", "magic"], "'magic' is not known; choose joint, ddo"),
-    (["--to", "10M", "--objective", "nat"], "choose nats, perplexity, or weights for wikipedia"), (["--to", "10M", "--objective", "web=1"], "objective 'web' is not known"),
+    (["--to", "10M", "--objective", "nat"], "choose nats, perplexity, one of the validation domains wikipedia"), (["--to", "10M", "--objective", "web=1"], "objective 'web' is not known"),
     (["--to", "10M", "--objective", "books=-1"], "each is a number >= 0"), (["--to", "10M", "--objective", "books=x"], "write weights like web=2"), (["--to", "10M", "--objective", "books="], "write name=value pairs"),
     (["--to", "10M", "--max-epochs", "4"], "needs --available"), (["--to", "10M", "--target-floor", "2"], "--target-floor 2 is 2 times the uniform share of every domain; give 0 to 1"), (["--to", "10M", "--law", "ddo", "--floor", "nan"], "--floor nan is"), (["--to", "10M", "--floor", "0.2"], "use --target-floor"),
     (["--to", "10M", "--columns", "none.json"], "none.json"), (["--to", "10M", "--metrics", "losses.csv"], "--tokens")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoscale.joint import LAWS, fit_joint
+from autoscale.joint import LAWS, compare_mixtures, fit_joint
 from autoscale.laws import effective_tokens, held_out, judge, lowest, split
 from autoscale.mixture import InputError, Mixture
 from autoscale.projection import skills_optimum
@@ -215,3 +215,44 @@ def test_runs_that_repeated_are_read_as_fewer_tokens_by_every_law_but_the_papers
     mixed = RunTable((*table.runs, "again"), table.domains, table.validation, np.vstack([table.tokens, table.tokens[:1]]), np.vstack([table.losses, table.losses[:1] + .5]), unique=np.vstack([np.full((26, 6), np.inf), unique[:1]]))
     with pytest.raises(InputError, match="fit them as two tables"):
         LAWS["ddo"](mixed).optimum(1_000_000)
+
+
+def test_an_obvious_mixture_that_breaks_the_limits_is_no_alternative():
+    table = sample_run_table(); law = LAWS["log-linear"](table)
+    available = dict.fromkeys(table.domains, 10**10) | {"github": 50_000, "books": 10_000}
+    best = law.optimum(1_000_000, available=available, max_epochs=2)
+    assert list(best.gain) == ["natural"] and "uniform weights are not possible within 2 epochs (github 3.33, books 16.7)" in best.notes
+    assert list(law.optimum(1_000_000, available=available).gain) == ["uniform", "natural"]
+    none = law.optimum(1_000_000, available=available, max_epochs=2, floor=.005)
+    assert none.gain == {} and "natural weights are not possible within the floors and caps (github 1.25e-06, books 2.5e-07)" in none.notes and np.isfinite(none.value)
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+@pytest.mark.parametrize("name", LAWS)
+def test_runs_of_one_mixture_give_no_weights(name, scales):
+    table = sample_run_table(); rows = [0] * scales
+    tokens = np.round(table.tokens[rows] / 64 * np.geomspace(1, 9.3, scales)[:, None]) * 64  # whole sequences: the weights differ a little
+    one = RunTable(tuple(map(str, range(scales))), table.domains, table.validation, tokens, table.losses[rows] - np.arange(scales)[:, None] / 9)
+    law = LAWS[name](one)
+    for ask in (lambda: law.optimum(10**7), lambda: law.predict(Mixture.uniform(table.domains, 10**7)))[:1 if name == "ddo" else 2]:
+        with pytest.raises(InputError, match=r"^the runs have 1 mixture, .*autoscale design.*$"): ask()
+
+
+def test_a_target_far_out_is_named_for_every_law_and_in_full_digits():
+    table = sample_run_table()
+    said = "100B tokens are 254,000 times the largest run"
+    for name in ("ddo", "log-linear"): assert sum(note.startswith(said) for note in LAWS[name](table).optimum(10**11).notes) == 1
+    [row] = compare_mixtures(table, {"uniform": Mixture.uniform(table.domains, 10**11)}, ["log-linear", "bimix"])
+    assert sum(note.startswith(said) for note in row["notes"]) == 1 and 0 < row["predicted"]["log-linear"]["mean"] < 2
+
+
+def test_an_answer_at_the_end_of_its_interval_says_why():
+    best = fit_joint(sample_run_table()).optimum(10**7)
+    sure, i = best.mixture.interval, best.mixture.domains.index("news")
+    assert round(sure["high"][i], 4) == round(best.weights[i], 4) > round(sure["low"][i], 4)
+    assert sum(note.startswith(f"at the upper end of its interval: news {best.weights[i]:.4f}; the law's caution") for note in best.notes) == 1
+
+
+def test_a_misspelt_objective_is_answered_with_the_nearest_name():
+    for objective in ("webb", {"webb": 1.}):
+        with pytest.raises(InputError, match=r"'webb' is not known; did you mean web\? Else choose nats, perplexity, one of the validation domains web, code, or weights"): judge(objective, ("web", "code"))

@@ -7,8 +7,9 @@ from hypothesis import assume, given, settings, strategies as st
 
 from autoscale.ddo import find_designs, fit_ddo, minimise_power
 from autoscale.mixture import InputError, Mixture
-from autoscale.projection import fit_path, path, project, skills_optimum
+from autoscale.projection import fit_path, path, project, project_runs, skills_optimum
 from autoscale.published import published_compositions, published_runs
+from autoscale.runs import sample_run_table
 
 quiet = settings(deadline=None, derandomize=True, max_examples=100)
 PUBLISHED = published_compositions()
@@ -192,3 +193,12 @@ def test_the_outcomes_of_theorem_2():
     assert three.outcome == "out of reach" and "3 skills from 2" in three.note
     with pytest.raises(InputError, match="skill 1 is taught by no domain"): solve([[1, 1], [0, 0]])
     with pytest.raises(InputError, match="rate >= 0"): solve([[1, -1], [0, 1]])
+
+
+def test_a_projection_far_from_the_runs_says_so():
+    _, far_out = project_runs(sample_run_table(), 10**11, floor=.2 / 6)
+    news = far_out.weights[far_out.mixture.domains.index("news")]
+    assert f"news: weight {news:.3g}, while no run had more than 0.375; a run with more of it would tell" in far_out.notes
+    assert any("254,000 times the largest run" in n for n in far_out.notes) and "the paper's projection gives no interval and predicts no loss; law joint does both" in far_out.notes
+    _, near = project_runs(sample_run_table(), 300_000, floor=.2 / 6)
+    assert not any("times the largest run" in n or "while no run" in n for n in near.notes)

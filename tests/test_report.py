@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ HOSTILE = ("<script>alert(1)</script>", "\"quo'tes\" & more", "</pre><img src=ht
 
 class Page(HTMLParser):
     "Tags with attributes, text by section, tables as rows of cell texts, preformatted blocks."
-    void = {"meta", "br"}
+    void = {"meta", "br", "wbr"}
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
@@ -143,7 +144,7 @@ def test_path_ends_beyond_the_target_and_passes_the_answer(page, best):
 
 def self_contained(html):
     page = Page(html)
-    allowed = {"html", "head", "meta", "title", "style", "body", "header", "footer", "nav", "section", "h1", "h2", "h3", "h4", "p", "a", "b", "bdi", "br", "small", "sub", "sup", "span", "div", "dl", "dt", "dd", "ul", "li", "pre",
+    allowed = {"html", "head", "meta", "title", "style", "body", "header", "footer", "nav", "section", "h1", "h2", "h3", "h4", "p", "a", "b", "bdi", "br", "wbr", "small", "sub", "sup", "span", "div", "dl", "dt", "dd", "ul", "li", "pre",
                "code", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "details", "summary", "svg", "path", "polyline", "polygon", "circle", "text"}
     for tag, attrs in page.tags:
         assert tag in allowed, tag
@@ -286,3 +287,43 @@ def test_a_notebook_shows_the_answer_and_not_the_page(report, best):
     assert report.verdict in shown.text[""] and all(f"{w:.4f}" in shown.text[""] for w in best.mixture.weights)
     assert len(report._repr_html_()) < 5_000 and len(repr(report)) < 5_000
     assert isinstance(report.optimum.mixture, Mixture) and json.dumps(report.holds)
+
+
+def test_limits_that_forbid_uniform_weights_leave_natural_ones_to_compare_with():
+    table = sample_run_table()
+    available = dict.fromkeys(table.domains, 10**10) | {"github": 50_000, "c4": 300_000}
+    report = make_report(table, 3_000_000, law="log-linear", available=available, max_epochs=2)
+    page, why = self_contained(report.html), "niform weights are not possible within 2 epochs (github 10)"
+    assert list(report.optimum.gain) == ["natural"] and "natural weights" in report.verdict and "uniform" not in report.verdict
+    assert f"U{why}" in page.text["answer"] and "gain over uniform" not in page.text["answer"] and f"u{why}" in page.text["laws"]
+    checks = {r[1]: r for r in page.tables["diagnostics", "diagnostics"][1:]}
+    assert "Better than uniform?" not in checks and checks["Would uniform weights be possible?"][0] == "check" and "Better than natural?" in checks
+
+
+def test_limits_that_leave_no_choice_make_no_law_agree():
+    table = sample_run_table()
+    available = dict.fromkeys(table.domains, 50_000) | {"wikipedia": 1_240_000}
+    report = make_report(table, 2_980_000, available=available, max_epochs=2)
+    page = self_contained(report.html)
+    assert report.verdict.startswith("The limits leave no choice") and any("limits leave no choice" in n for n in report.optimum.notes) and not any("not distinguishable" in n for n in report.optimum.notes)
+    assert {r[3] for r in page.tables["answer", "the mixture"][1:-1]} == {"fixed by the limits"} and "What to do" not in page.text["answer"]
+    checks = {r[1]: r for r in page.tables["diagnostics", "diagnostics"][1:]}
+    assert checks["Do other laws agree?"][0] == "check" and "no choice either" in checks["Do other laws agree?"][2]
+
+
+def test_a_no_says_what_to_do_and_what_would_decide(page, report):
+    assert "What to do: uniform weights are as well supported by these runs" in page.text["answer"] and "What would decide: train this mixture and uniform weights side by side" in page.text["answer"]
+    assert "other seeds" in page.text["answer"]  # no mixture of the sample was run twice
+    [end] = [n for n in report.optimum.notes if "end of its interval" in n]
+    assert f"{end[:1].upper()}{end[1:]}." in page.text["answer"]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_the_table_of_the_answer_fits_the_window(width, tmp_path):
+    table = sample_run_table()
+    report = make_report(table, 10**12, available=dict.fromkeys(table.domains, 5 * 10**12))
+    html = report.html.replace("default-src 'none'", "script-src 'unsafe-inline'").replace("</body>", "<script>const w=document.querySelector('.wide');document.title=`fits ${w.scrollWidth-w.clientWidth}`</script></body>")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    seen = subprocess.run(["chromium", "--headless", "--no-sandbox", f"--user-data-dir={tmp_path}/profile", f"--window-size={width},900", "--dump-dom", f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=120).stdout
+    assert int(re.search(r"<title>fits (-?\d+)</title>", seen)[1]) <= 0
