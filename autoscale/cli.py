@@ -284,7 +284,7 @@ def export(mixture: Annotated[Path | None, typer.Argument(metavar="MIXTURE.json"
     made = export_mixture(chosen, framework, paths=_paths(paths), available=_there(available, chosen.domains, every=[d for d, n in zip(chosen.domains, chosen.tokens) if n]), sequence_length=size(sequence_length), experiment_budget=size(experiment_budget),
                           tokens_per_document=_json_file(tokens_per_document, '{"domain": tokens}') if tokens_per_document else None)
     written = made.write(out) if out else []
-    _write(json_path, {"framework": framework, "weights": made.weights, "epochs": made.epochs, "files": made.files, "written": list(map(str, written)), "notes": list(made.notes)},
+    _write(json_path, {"framework": made.framework, "weights": made.weights, "epochs": made.epochs, "files": made.files, "written": list(map(str, written)), "notes": list(made.notes)},
            [*(f"written: {p}" for p in written), *_notes(made.notes)] if out else [made.show()])
 
 # %% ../nbs/14_cli.ipynb #a667fc7c
@@ -371,6 +371,7 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
     table = design_table([Mixture.uniform(names, parse_tokens(t), multiple) for t in tokens.split(",")], factor, multiple, known, parse_tokens(to) if to else None)
     files = run_configs(table)
     exports = _exports(files, framework, _paths(paths)) if framework else {}
+    if configs and (others := sorted({p.stem for p in configs.glob("*.json")} - files.keys())): _refuse(f"{configs}: holds {', '.join(others[:3])}{' …' if len(others) > 3 else ''}, which are not of this design; choose an empty folder, or remove them")
     for folder in filter(None, (out.parent, configs)): folder.mkdir(parents=True, exist_ok=True)  # both, before either is written to
     write_run_table(out, table)
     if configs: _write_configs(configs, files, exports)
@@ -463,6 +464,7 @@ def main() -> None:
     import errno
     try: app()
     except BrokenPipeError: raise SystemExit(1) from None
+    except RecursionError: _fail("a JSON file is nested too deeply to be a mixture, paths or token counts; check the files named")
     except ModuleNotFoundError as e:
         if (e.name or "autoscale").partition(".")[0] == "autoscale": raise
         from autoscale.doctor import mend

@@ -228,6 +228,8 @@ class Export:
 def _takes_comments(name: str) -> bool: return name.endswith((".py", ".yaml", ".yml"))
 
 def _paths_of(domains, paths, kind: Framework) -> dict[str, tuple[str, ...]]:
+    for d, p in (paths or {}).items():
+        if not (isinstance(p, (str, Path)) or (isinstance(p, (list, tuple)) and p and all(isinstance(q, (str, Path)) for q in p))): raise InputError(f"domain {d!r}: {p!r} is no path; give a string, or a list of strings")
     given = {d: (str(p),) if isinstance(p, (str, Path)) else tuple(map(str, p)) for d, p in (paths or {}).items()}
     escape = lambda c: quote(c, safe="") if not c.isprintable() or c in " %/*?[]\\" else c
     chosen = {d: given.get(d) or (f"PATH/{''.join(map(escape, d))}{kind.suffix}",) for d in domains}

@@ -228,3 +228,14 @@ def test_a_hundred_thousand_runs_are_read_and_the_answer_says_what_was_done(run,
     status, out, _ = run("project", "many.csv", "--to", "10B", "--law", "bimix", "--json", "w.json")
     assert status == 0 and "note: 100,000 runs: laws are fitted to 1,000 of them" in out and load_mixture(tmp_path / "w.json").total == 10**10
     assert np.allclose(load_mixture(tmp_path / "w.json").weights, 1 / 7, atol=.05)  # the domains are exchangeable
+
+
+def test_a_file_nested_too_deeply(tmp_path, refused):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    assert "nested too deeply" in refused("export", "deep.json", "--framework", "nemo")
+
+
+def test_configs_of_another_design_are_not_mixed_with_these(run, refused):
+    design = lambda names: ("design", "d.csv", "--domains", names, "--tokens", "300k", "--configs", "configs")
+    assert run(*design("a,b,c"))[0] == 0
+    assert "not of this design" in refused(*design("a,b"))
