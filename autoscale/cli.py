@@ -300,7 +300,8 @@ def report(runs: Runs, to: To, out: _option(Path, "--out", "-o", metavar="FILE.h
     from autoscale.report import make_report
     check_law(law); total = parse_tokens(to); table = _read(runs, columns, metrics, tokens)
     known = _there(available, table.domains, max_epochs)
-    page = make_report(table, total, law, _objective(objective), known, max_epochs, _share("--target-floor", target_floor, table.domains), command=join(["autoscale", *sys.argv[1:]]), source=runs)
+    page = make_report(table, total, law, _objective(objective), known, max_epochs, _share("--target-floor", target_floor, table.domains), command=join(["autoscale", *sys.argv[1:]]), source=runs,
+                       reading={k: str(v) for k, v in (("columns", columns), ("metrics", metrics), ("tokens", tokens)) if v is not None})
     page.save(out)
     _write(json_path, {"report": str(out), "verdict": page.verdict, **mixture_to_dict(page.optimum.mixture), "notes": list(page.optimum.notes)}, [page.verdict, f"written: {out}"])
 

@@ -149,13 +149,17 @@ def _read_trackio(path: Path) -> Export:
 # %% ../nbs/03c_imports.ipynb #4d23119c
 def _wandb_records(path: Path) -> Iterator:
     internal = _package("wandb.proto.wandb_internal_pb2", "reading W&B's offline runs", "track")
+    from google.protobuf.message import DecodeError
     data, at, whole = path.read_bytes(), 7, b""  # after ":W&B" and a version
     while at + 7 <= len(data):
         if (left := 32768 - at % 32768) < 7: at += left; continue
         _, length, kind = struct.unpack("<IHB", data[at:at + 7])  # a checksum, the length, and whether it is a whole record (1), its beginning (2), middle (3) or end (4)
         if kind not in (1, 2, 3, 4) or at + 7 + length > len(data): return  # written to when the machine stopped
         whole = (b"" if kind < 3 else whole) + data[at + 7:at + 7 + length]; at += 7 + length
-        if kind in (1, 4): yield internal.Record.FromString(whole)
+        if kind not in (1, 4): continue
+        try: record = internal.Record.FromString(whole)
+        except DecodeError: raise InputError(f"{path.name} is damaged before its byte {at:,}; send the run to W&B and export it there, or leave the file out") from None
+        yield record
 
 def _read_wandb(paths: list[Path]) -> Export:
     runs, silent = {}, []
@@ -326,7 +330,7 @@ def _kept(export: Export, mapping: dict, names: list[str], losses: dict[str, str
         elif state and export.columns[state][i].lower() in _not_ended: why = f"in the state {export.columns[state][i].lower()}"
         elif without: why = f"without a final loss of {_some(without, 4)}"
         elif not any(export.columns[c][i] for c in mixed): why = "without a mixture"
-        elif steps and reached and steps[i] and max(reached) < float(steps[i]): why = f"judged at step {max(reached)} of {float(steps[i]):g}, before the end"
+        elif steps and reached and steps[i] and max(reached) < (last := numbers([name], "steps", [steps[i]])[0]): why = f"judged at step {max(reached)} of {last:g}, before the end"
         else: continue
         reasons.setdefault(why, []).append(name)
     lost = {name for names in reasons.values() for name in names}

@@ -8,6 +8,7 @@ __all__ = ['Report', 'make_report']
 # %% ../nbs/12b_report.ipynb #a8c7edb7
 import functools, hashlib, json, math, tempfile
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -474,14 +475,15 @@ def _csv(table: RunTable) -> str:
         write_run_table(Path(folder) / "runs.csv", table)
         return (Path(folder) / "runs.csv").read_text(encoding="utf-8")
 
-def _repeat(f: _Facts, command: str, source: str) -> str:
+def _repeat(f: _Facts, command: str, source: str, reading: Mapping[str, str]) -> str:
     given = {"law": f.law.name, "objective": f.objective, "available": f.available, "max_epochs": f.limits["max_epochs"], "target_floor": f.limits["floor"]}
     usual = {"law": "joint", "objective": "nats", "available": None, "max_epochs": None, "target_floor": 0.}
-    python = f"from autoscale import make_report, read_runs\nmake_report(read_runs({str(source or 'runs.csv')!r}), {f.total}{''.join(f', {k}={v!r}' for k, v in given.items() if v != usual[k])}).save('report.html')"
+    python = f"from autoscale import make_report, read_runs\nmake_report(read_runs({str(source or 'runs.csv')!r}{''.join(f', {k}={v!r}' for k, v in reading.items())}), {f.total}{''.join(f', {k}={v!r}' for k, v in given.items() if v != usual[k])}).save('report.html')"
     text, mixture = _csv(f.table), _mixture_text(f.best.mixture); digest = lambda b: hashlib.sha256(b).hexdigest()
     facts = [("version", f"autoscale {__version__}, numpy {np.__version__}"), ("runs", f"{len(f.table)}"), ("domains", f"{len(f.table.domains)}: {_listed(f.table.domains)}"), ("validation domains", f"{len(f.table.validation)}: {_listed(f.table.validation)}"),
              ("seeds", "not known" if f.table.seed is None else f"{len(set(f.table.seed.tolist()))}"), ("models", "size not known" if f.table.params is None else ", ".join(f"{p:,}" for p in sorted(set(f.table.params.tolist()))) + " parameters")]
     if source: facts.insert(0, ("run table", _name(source) + (f"<br><code>sha256 {digest(Path(source).read_bytes())}</code>" if Path(source).is_file() else "")))
+    facts[1:1] = [(k, _name(v) + f"<br><code>sha256 {digest(Path(v).read_bytes())}</code>") for k, v in reading.items() if Path(v).is_file()]
     facts.append(("as CSV", f"<code>sha256 {digest(text.encode())}</code>"))
     table = f"<details class=screen><summary>The run table as CSV ({len(text):,} characters)</summary><pre>{escape(text)}</pre></details>" if len(text) < 300_000 else f"<p class=soft>The run table as CSV has {len(text):,} characters and is left out of this page.</p>"
     return ((f"<h3>Command</h3><pre>{escape(command)}</pre>" if command else "") + f"<h3>In Python</h3><pre>{escape(python)}</pre>"
@@ -588,6 +590,7 @@ def make_report(table: RunTable,
                 target_floor: float = 0.,  # smallest weight
                 command: str = "",  # the command line that makes this report, to be shown
                 source: str | Path = "",  # the file that the table came from, to be named; its checksum is shown where it exists
+                reading: Mapping[str, str] | None = None,  # what else `read_runs` was given for it: columns, metrics, tokens
                ) -> Report:
     """One self-contained HTML page for whoever has to decide on the mixture. The same arguments give the same bytes.
 
@@ -595,7 +598,7 @@ def make_report(table: RunTable,
     f = _ask(table, int(total), law, objective, {"floor": target_floor, "available": available, "max_epochs": max_epochs})
     size = _tokens(f.total)
     sections = {"answer": ("Answer", _answer(f)), "path": ("Path over scale", _path(f)), "fits": ("Fits and their points", _fits(f)), "held-out": ("Runs that the laws did not see", _held_out(f)), "designs": ("One domain at a time", _ddo(f)),
-                "laws": ("What the other laws say", _laws(f)), "diagnostics": ("Diagnostics", _diagnostics(f)), "cost": ("Cost", _cost(f)), "repeat": ("How to repeat it", _repeat(f, command, str(source)))}
+                "laws": ("What the other laws say", _laws(f)), "diagnostics": ("Diagnostics", _diagnostics(f)), "cost": ("Cost", _cost(f)), "repeat": ("How to repeat it", _repeat(f, command, str(source), reading or {}))}
     first, *rest = sections.items(); body = lambda key, title, inside: f"<section id={key}><h2>{title}</h2>\n{inside}</section>\n"
     nav = "<nav>" + "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in rest) + "</nav>"
     about = f"{len(table)} runs{' of ' + _name(Path(source).name) if source else ''} · law: {law} · objective: {_objective_words(f)}"

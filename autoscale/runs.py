@@ -154,6 +154,7 @@ class RunTable:
             for r, c in np.argwhere(~(np.isfinite(values) & (values >= 0))):
                 raise InputError(f"run {self.runs[r]!r}: {what}.{columns[c]} is {values[r, c]}; "
                                  + ("leave the run out, or give its loss" if what == "loss" else "a token count is not negative"))
+        for r, c in np.argwhere(self.losses > 700): raise InputError(f"run {self.runs[r]!r}: loss.{self.validation[c]} is {self.losses[r, c]:g}, and its perplexity is more than any number here; give nats per token, or leave the run out")
         if self.unique is not None:
             for r, c in np.argwhere(~(self.unique >= 1)): raise InputError(f"run {self.runs[r]!r}: unique.{self.domains[c]} is {self.unique[r, c]:g}; give the tokens that there were to draw from, or leave the cell empty")
         for r in np.flatnonzero(self.tokens.sum(1) == 0): raise InputError(f"run {self.runs[r]!r} saw no tokens")
