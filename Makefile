@@ -29,8 +29,8 @@ if .venv/bin/python -c 'import sys; from autoscale.reproduce import recorded; sy
 else echo 'mini is not redrawn, for records that figures/mini lists are not in nbs/paper/records/mini: train them with `.venv/bin/autoscale reproduce --profile mini` (hours), or get the committed ones back with `git checkout figures/mini nbs/paper/records/mini`'; fi
 endef
 
-test: $(STAMP) ## run every test, the notebooks among them
-	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest --durations=10
+test: $(STAMP) ## run every test, the notebooks among them, two at a time
+	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 bench: $(STAMP) ## time the package against the alternatives, side by side: records, pictures and a table in figures/bench
 	@MPLBACKEND=Agg .venv/bin/python -m autoscale.bench $(if $(SMOKE),--smoke) $(if $(ONLY),--only "$(ONLY)")

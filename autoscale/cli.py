@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Json', 'Runs', 'Columns', 'Metrics', 'Length', 'To', 'LawName', 'Objective', 'TargetFloor', 'Available', 'MaxEpochs',
-           'FrameworkName', 'Paths', 'app', 'corpus_app', 'fit', 'project', 'compare', 'export', 'report',
-           'corpus_build', 'corpus_list', 'corpus_info', 'design', 'sweep', 'reproduce', 'doctor', 'main']
+           'FrameworkName', 'PerDocument', 'Paths', 'app', 'corpus_app', 'fit', 'project', 'compare', 'export',
+           'report', 'corpus_build', 'corpus_list', 'corpus_info', 'design', 'sweep', 'reproduce', 'doctor', 'main']
 
 # %% ../nbs/14_cli.ipynb #deef10fb
 import json, os, sys, time
@@ -45,10 +45,12 @@ def _notes(notes) -> list[str]: return [typer.style(f"note: {n}", dim=True) for 
 
 def _say(text: str): typer.echo(text, color=False if os.environ.get("NO_COLOR") else None)  # None: colour on a terminal, none elsewhere
 
+def _taken(path: Path | None) -> bool: return str(path) in ("-", "/dev/stdout")  # standard output is for JSON
+
 def _write(path: Path | None, result, shown: list[str]):
     "The result as JSON where it was asked for, and for people on standard output unless that is taken. The file first: where it cannot be written, nothing is shown."
     text = json.dumps(result, indent=1) + "\n"
-    taken = str(path) in ("-", "/dev/stdout")
+    taken = _taken(path)
     if path is not None and not taken:
         from autoscale.mixture import atomic_write
         with atomic_write(path) as f: f.write(text)
@@ -90,6 +92,7 @@ TargetFloor = _option(float, metavar="SHARE", help="Smallest share at the target
 Available = _option(Path | None, metavar="FILE.json", help="Tokens there are of each domain: {\"web\": \"3B\", ...}.")
 MaxEpochs = _option(float | None, metavar="X", help="Largest number of passes over any domain; needs --available.")
 FrameworkName = _option(str | None, "--framework", metavar="NAME", help="The trainer that is to read it; autoscale export --list names them.", autocompletion=_complete(_framework_names))
+PerDocument = _option(Path | None, "--tokens-per-document", metavar="FILE.json", help="Mean tokens of a document of each domain, {\"web\": 900, ...}, for trainers that draw documents.")
 Paths = _option(str | None, metavar="web=/data/web,...", help="Where each domain's data lies, as the framework names it; or FILE.json with {\"web\": \"/data/web\"}.")
 
 def _pairs(text: str, what: str) -> dict[str, str]:
@@ -111,9 +114,20 @@ def _paths(text: str | None) -> dict[str, str] | None:
     if text is None or "=" in text: return None if text is None else _pairs(text, "--paths")
     return _json_file(Path(text), '{"domain": "path"}')
 
+def _per_document(path: Path | None) -> dict[str, float] | None:
+    "Mean tokens by domain; a text is a size like 1.2k, a number may have a fraction."
+    from autoscale.mixture import InputError, parse_tokens
+    if path is None: return None
+    means = _json_file(path, '{"domain": tokens}')
+    for domain, mean in means.items():
+        try: means[domain] = parse_tokens(mean) if isinstance(mean, str) else mean
+        except InputError as e: _refuse(f"{path}: domain {domain!r}: {e}")
+    return means
+
 def _json_file(path: Path, form: str) -> dict:
     try: found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: _refuse(f"{path}: cannot be read as JSON ({e}); it should hold {form}")
+    except OSError as e: _refuse(f"{path}: cannot be read ({e.strerror}); it should hold {form}")
+    except ValueError as e: _refuse(f"{path}: cannot be read as JSON ({e}); it should hold {form}")
     return found if isinstance(found, dict) and found else _refuse(f"{path}: is not of the form {form}")
 
 def _read(runs: str, columns: Path | None, metrics: Path | None, tokens: str | None):
@@ -229,30 +243,26 @@ def _project_ddo(table, total, objective, floor, target_floor, available, max_ep
 def compare(runs: Runs, mixtures: Annotated[list[Path], typer.Argument(metavar="MIXTURE.json ...", help="Mixture files over the domains of the runs, as `autoscale project --json` writes them.")], to: To,
             law: _option(list[str] | None, metavar="NAME", help="Only this law; may be repeated. All that predict losses, where none is given.", autocompletion=_complete(_law_names)) = None,
             objective: Objective = "nats", available: Available = None,
-            max_epochs: _option(float, metavar="X", help="Passes that UniMax allows over each domain.") = 4.,
+            max_epochs: _option(float | None, metavar="X", help="Passes that UniMax allows over each domain, 4 where not given; needs --available.") = None,
             columns: Columns = None, metrics: Metrics = None, tokens: Length = None, json_path: Json = None):
     "Put mixtures side by side, with uniform, natural and UniMax: weights, epochs and the objective that every law predicts."
     which = f"law {', '.join(law)}" if law else "every law"
     _begin(f"{which} on {runs}, {len(mixtures)} mixture{'s' * (len(mixtures) > 1)} at {to}")
-    from autoscale.baselines import natural, unimax
+    from autoscale.baselines import obvious
     from autoscale.joint import check_law, compare_mixtures
-    from autoscale.mixture import InputError, Mixture, format_tokens, load_mixture, parse_tokens, with_epochs
+    from autoscale.mixture import Mixture, format_tokens, load_mixture, parse_tokens
     total = parse_tokens(to)
     for name in law or (): check_law(name)
     given = [(path, load_mixture(path)) for path in mixtures]
-    table = _read(runs, columns, metrics, tokens); known = _there(available, table.domains)
+    table = _read(runs, columns, metrics, tokens); known = _there(available, table.domains, max_epochs)
     added = ["uniform", "natural", "unimax"]; stems = [path.stem for path in mixtures] + added
     names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in mixtures]
     for n in names:
         if [*names, *added].count(n) > 1: _refuse(f"{n} stands there twice; give each mixture once, in a file with a name of its own")
-    placed = {n: Mixture.from_weights(m.domains, m.weights, total, method=m.method) for n, (_, m) in zip(names, given)} | {"uniform": Mixture.uniform(table.domains, total)}
+    placed = {n: Mixture.from_weights(m.domains, m.weights, total, method=m.method) for n, (_, m) in zip(names, given)}
     notes = [f"the mixture {n} is of {format_tokens(m.total)} tokens; its weights are judged at {format_tokens(total)}" for n, (_, m) in zip(names, given) if m.total != total]
-    if known:
-        placed["uniform"] = with_epochs(placed["uniform"], known)  # refuses a domain that is missing
-        placed["natural"] = natural(known, total)
-        try: placed["unimax"] = unimax(known, total, max_epochs)
-        except InputError as e: notes.append(f"unimax is left out: {e}")
-    rows = compare_mixtures(table, placed, law or None, _objective(objective), known)
+    beside, left_out = obvious(table.domains, total, known, 4. if max_epochs is None else max_epochs); notes += left_out
+    rows = compare_mixtures(table, placed | beside, law or None, _objective(objective), known)
     notes += dict.fromkeys(note for r in rows for note in r["notes"])
     spread = lambda e: f"{e['mean']:.4f}" + (f" ({e['low']:.4f} to {e['high']:.4f})" if e["low"] is not None else "")
     per_domain = lambda key: _table({"domain": table.domains, **{r["mixture"]: [f"{v:.4f}" if key == "weights" else f"{v:.2f}" for v in r[key]] for r in rows}})
@@ -269,7 +279,7 @@ def export(mixture: Annotated[Path | None, typer.Argument(metavar="MIXTURE.json"
            framework: FrameworkName = None,
            out: _option(Path | None, "--out", "-o", metavar="DIR", help="Write the files here instead of printing them.") = None,
            paths: Paths = None, available: Available = None,
-           tokens_per_document: _option(Path | None, metavar="FILE.json", help="Mean tokens of a document of each domain, for trainers that draw documents.") = None,
+           tokens_per_document: PerDocument = None,
            sequence_length: _option(str | None, metavar="TOKENS", help="Tokens in a sequence of the run: epochs are then counted in whole sequences.") = None,
            experiment_budget: _option(str | None, metavar="TOKENS", help="Tokens of a smaller run that stands for the mixture's total (Levanter's simulated epoching).") = None,
            list_: _option(bool, "--list", help="Name the frameworks, and what a weight means in each.") = False, json_path: Json = None):
@@ -282,7 +292,7 @@ def export(mixture: Annotated[Path | None, typer.Argument(metavar="MIXTURE.json"
     chosen = load_mixture(mixture)
     size = lambda text: parse_tokens(text) if text else None
     made = export_mixture(chosen, framework, paths=_paths(paths), available=_there(available, chosen.domains, every=[d for d, n in zip(chosen.domains, chosen.tokens) if n]), sequence_length=size(sequence_length), experiment_budget=size(experiment_budget),
-                          tokens_per_document=_json_file(tokens_per_document, '{"domain": tokens}') if tokens_per_document else None)
+                          tokens_per_document=_per_document(tokens_per_document))
     written = made.write(out) if out else []
     _write(json_path, {"framework": made.framework, "weights": made.weights, "epochs": made.epochs, "files": made.files, "written": list(map(str, written)), "notes": list(made.notes)},
            [*(f"written: {p}" for p in written), *_notes(made.notes)] if out else [made.show()])
@@ -350,16 +360,17 @@ def corpus_info(store: Annotated[Path, typer.Argument(metavar="STORE", help="A t
            [_heading(f"token store {opened.hash[:16]}, vocabulary of {opened.vocab_size:,}"), _store_table(opened), checked])
 
 # %% ../nbs/14_cli.ipynb #c958a512
-@app.command(short_help="Lay out the runs to train, as a table and as configs.", epilog=_examples("autoscale design design.csv --domains web,code,books --tokens 0.3B,1.2B", "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --configs configs --framework megatron-lm \\", "    --paths web=/data/web,code=/data/code"))
+@app.command(short_help="Lay out the runs to train, as a table and as configs.", epilog=_examples("autoscale design design.csv --domains web,code,books --tokens 0.3B,1.2B", "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --configs configs --framework megatron-lm \\", "    --paths web=/data/web,code=/data/code",
+                                                                                                                 "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --configs configs --framework lingua --tokens-per-document mean.json"))
 def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run table to write; its losses are for you to fill in.")],
            domains: _option(str, metavar="NAMES", help="Names, separated by commas."),
            tokens: _option(str, metavar="TOKENS", help="Budgets of the base runs, e.g. 0.3B,1.2B: one design for each."),
            factor: _option(float, metavar="X", help="Each domain gets this many times its tokens, and this fraction.") = 3.,
-           multiple: _option(int, metavar="TOKENS", help="Tokens in a sequence: amounts are whole sequences.") = 1,
+           multiple: _option(str, metavar="TOKENS", help="Tokens in a sequence: amounts are whole sequences.") = "1",
            available: _option(Path | None, metavar="FILE.json", help="Tokens there are of each domain, {\"domain\": tokens}: every run then draws from as small a share of them as --to asks for, and repeats a scarce domain as often as the target will.") = None,
            to: _option(str | None, metavar="TOKENS", help="The target's budget, with --available.") = None,
            configs: _option(Path | None, metavar="DIR", help="Write a configuration for each run here too.") = None,
-           framework: FrameworkName = None, paths: Paths = None, json_path: Json = None):
+           framework: FrameworkName = None, paths: Paths = None, tokens_per_document: PerDocument = None, json_path: Json = None):
     "Lay out the 2m+1 runs of DDO at each scale, as a run table without losses."
     _begin(f"runs of {tokens}")
     from autoscale.mixture import Mixture, format_tokens, parse_tokens
@@ -367,11 +378,13 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
     from autoscale.sweep import design_table, run_configs
     names = [d.strip() for d in domains.split(",")]
     if (available is None) != (to is None): _refuse("--available and --to go together: the tokens there are of each domain, and the budget that they are for")
-    if configs is None and (framework or paths): _refuse(f"{'--framework' if framework else '--paths'} is for the files of each run; add --configs DIR")
-    known = _there(available, names, every=())
-    table = design_table([Mixture.uniform(names, parse_tokens(t), multiple) for t in tokens.split(",")], factor, multiple, known, parse_tokens(to) if to else None)
+    for flag, value in (("--framework", framework), ("--paths", paths), ("--tokens-per-document", tokens_per_document)):
+        if value and configs is None: _refuse(f"{flag} is for the files of each run; add --configs DIR")
+        if value and framework is None: _refuse(f"{flag} is for a trainer's own files; add --framework NAME")
+    known, sequence = _there(available, names, every=()), parse_tokens(multiple)
+    table = design_table([Mixture.uniform(names, parse_tokens(t), sequence) for t in tokens.split(",")], factor, sequence, known, parse_tokens(to) if to else None)
     files = run_configs(table)
-    exports = _exports(files, framework, _paths(paths)) if framework else {}
+    exports = _exports(files, framework, _paths(paths), _per_document(tokens_per_document)) if framework else {}
     if configs and (others := sorted({p.stem for p in configs.glob("*.json")} - files.keys())): _refuse(f"{configs}: holds {', '.join(others[:3])}{' …' if len(others) > 3 else ''}, which are not of this design; choose an empty folder, or remove them")
     for folder in filter(None, (out.parent, configs)): folder.mkdir(parents=True, exist_ok=True)  # both, before either is written to
     write_run_table(out, table)
@@ -382,10 +395,10 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
             *([f"a run may draw from at most unique.<domain> tokens of a domain, so that it repeats the domain as often as the target of {to} will; a domain without that column is not short" if table.unique is not None else f"no domain is short at {to}: the runs are not limited"] if known else []),
             *([f"a configuration for each run in {configs}" + (f", and its files for {framework} in the folder of its name" if framework else "")] if configs else [])])
 
-def _exports(files, framework, paths):
+def _exports(files, framework, paths, tokens_per_document):
     from autoscale.export import export_mixture
     from autoscale.mixture import mixture_from_dict
-    return {name: export_mixture(mixture_from_dict(content), framework, paths=paths) for name, content in files.items()}
+    return {name: export_mixture(mixture_from_dict(content), framework, paths=paths, tokens_per_document=tokens_per_document) for name, content in files.items()}
 
 def _write_configs(folder, files, exports):
     from autoscale.mixture import atomic_write
@@ -430,7 +443,7 @@ def reproduce(profile: _option(str | None, metavar="NAME", help="A name in nbs/p
     _begin(f"profile {chosen}")
     from autoscale.reproduce import Places, parse_overrides, reproduce as run_profile, train_again
     overrides = parse_overrides(set_ or [])
-    def say(line): _end("begins"); print(line, file=sys.stderr if str(json_path) in ("-", "/dev/stdout") else sys.stdout, flush=True)
+    def say(line): _end("begins"); print(line, file=sys.stderr if _taken(json_path) else sys.stdout, flush=True)
     if again is not None: return _write(json_path, {"profile": chosen, "run": again, "summary": (text := train_again(again, chosen, overrides, into, say))}, [text])
     text = run_profile(chosen, overrides, into, fresh, say); places = Places.of(chosen, into and into.resolve())
     _write(json_path, {"figures": str(places.figures), **json.loads((places.figures / "index.json").read_text(encoding="utf-8")), "summary": text}, [text])
@@ -442,7 +455,11 @@ def doctor(every: _option(bool, "--all", help="List the packages of an extra of 
     _begin("packages and devices")
     from autoscale.doctor import examine, summary, verdict
     findings = examine()
-    if wrong := verdict(findings): _fail(wrong)
+    if wrong := verdict(findings):
+        text = json.dumps(summary(findings), indent=1) + "\n"
+        if _taken(json_path): sys.stdout.write(text)
+        elif json_path: json_path.write_text(text, encoding="utf-8")  # by hand: what writes all other files needs the core
+        _fail(wrong)
     mark = lambda f: "ok" if f.good else "missing" if f.found == "missing" else "too old"
     begun = {f.part for f in findings if f.found != "missing"}; extras = summary(findings)["extras"]; remedy = {f.part: f.remedy for f in findings if f.remedy}
     part = [f for f in findings if (f.needs or f.part == "core") and (every or f.part in begun)]

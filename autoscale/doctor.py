@@ -35,7 +35,7 @@ def _requirements(name: str = "autoscale-mix") -> dict[str, list[str]]:  # "core
 
 def _numbers(version: str) -> tuple[int, ...]: return tuple(map(int, re.findall(r"[\d.]*\d|", version)[0].split("."))) if version[:1].isdigit() else ()
 
-def _package(part: str, requirement: str, remedy: str = "") -> Finding:
+def _installed(part: str, requirement: str, remedy: str = "") -> Finding:
     name, sign, wanted = re.findall(r"([\w.-]+)(?:\[[^]]*\])?\s*(>=|==)?\s*([\w.+]*)", requirement)[0]
     try: found = metadata.version(name)
     except metadata.PackageNotFoundError: found = "missing"
@@ -51,7 +51,7 @@ def mend(module: str) -> str:  # a command for the shell
     for part, requirements in _requirements().items():
         for requirement in requirements:
             if re.findall(r"[\w.-]+", requirement)[0].replace("_", "-").lower() == name:
-                return _package(part, f"{requirement}").remedy or f"{Path(sys.executable).name} -m pip install --force-reinstall '{requirement}'" if part == "core" else _install(part)
+                return _installed(part, f"{requirement}").remedy or f"{Path(sys.executable).name} -m pip install --force-reinstall '{requirement}'" if part == "core" else _install(part)
     return _install("train,paper") if name in ("requests", "pyarrow", "papermill", "traitlets") else f"{Path(sys.executable).name} -m pip install {name}"
 
 def _install(extras: str) -> str:
@@ -92,7 +92,7 @@ def _files() -> list[Finding]:
 def examine() -> list[Finding]:
     "Versions, devices, files and extras. The core works where every finding of the parts core and machine is `good`."
     parts = _requirements()
-    findings = [_package("core", r) for r in parts.get("core", [])]
+    findings = [_installed("core", r) for r in parts.get("core", [])]
     if not parts: findings.append(Finding("core", "autoscale-mix", "not installed", good=False, remedy=f"{Path(sys.executable).name} -m pip install -e {Path(__file__).resolve().parents[1]}"))
     else: findings.insert(0, Finding("core", "autoscale-mix", metadata.version("autoscale-mix")))
     for i, f in enumerate(findings):
@@ -102,7 +102,7 @@ def examine() -> list[Finding]:
     findings += _machine(core)
     if core: findings += _files()
     for extra in (e for e in parts if e != "core"):
-        findings += [_package(extra, r, _install(extra) if core else "") for r in parts[extra]]
+        findings += [_installed(extra, r, _install(extra) if core else "") for r in parts[extra]]
     return findings
 
 def _broken(name: str) -> str:  # why a package of the core cannot be imported; empty where it can

@@ -8,7 +8,7 @@ __all__ = ['Rule', 'FRAMEWORKS', 'decimal_weights', 'block_counts', 'yaml_string
 
 # %% ../nbs/12_export.ipynb #d2349b98
 import difflib, json, math, re, shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
@@ -24,7 +24,7 @@ def decimal_weights(shares: list[Fraction],  # (m,) shares above 0 that sum to 1
                     caps: list[Fraction] | None = None,  # (m,) largest weights, dropped if they sum to less than 1; None: no limit
                    ) -> list[str]:  # (m,) decimals with at least six digits after the point
     "Decimals that sum to exactly 1, each within one last digit of its share (or at its bound), none of them 0."
-    digits = min(15, max(6, 6 + math.floor(-math.log10(min(shares)))))
+    digits = min(15, max(6, 6 + math.floor(-math.log10(max(min(shares), Fraction(1, 10**15))))))
     scale = 10**digits
     most = [math.floor(min(1, c) * scale) for c in caps or []]
     if sum(most) < scale: most = [scale] * len(shares)
@@ -242,11 +242,11 @@ def _paths_of(domains, paths, kind: Framework) -> dict[str, tuple[str, ...]]:
             seen[p] = d
     return chosen
 
-def _for_domains(values: dict, domains, what: str) -> dict[str, Fraction]:
+def _for_domains(values: Mapping[str, float], domains: Iterable[str], what: str) -> dict[str, Fraction]:
     missing = [d for d in domains if d not in values]
     if missing: raise InputError(f"no {what} given for {', '.join(missing)}; known are {', '.join(values) or 'none'}")
     for d in domains:
-        if not (isinstance(values[d], Real) and 0 < values[d] < math.inf): raise InputError(f"domain {d!r}: {values[d]!r} {what}; a positive number is needed")
+        if not (isinstance(values[d], Real) and 1 <= values[d] < math.inf): raise InputError(f"domain {d!r}: {values[d]!r} {what}; a number of at least 1 is needed")
     return {d: Fraction(values[d]) for d in domains}
 
 def export_mixture(mixture: Mixture,

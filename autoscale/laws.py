@@ -153,6 +153,7 @@ class Law:
     centre: np.ndarray  # (m,) mean weights of the runs
     least: np.ndarray  # (m,) smallest weight of each domain in any run
     most: np.ndarray  # (m,) largest
+    reach: float  # root mean square distance of the runs' weights from their centre
     measured: tuple[float, float]  # tokens of the smallest and of the largest run
     notes: tuple[str, ...]  # about the table and the fit
     convex: bool = True  # in the weights, at a given budget
@@ -207,16 +208,16 @@ class Law:
         starts = [start] if self.convex and available is None else [start, limit_weights(np.full(m, 1 / m), lower, upper), *(limit_weights(.3 / m + .7 * np.eye(m)[i], lower, upper) for i in range(min(m, 8)))]
         w, _, gap = min((lowest(cautious, s, lower, upper) for s in starts), key=lambda found: found[1])
         at, interval, bounds = values(w)[0], None, None
-        weight = judged(self.loss_draws(effective_tokens(w * total, there)).mean(0))[1]
-        around = lambda values: self._around(values, weight, level)
+        slopes = lambda w: judged(self.loss_draws(effective_tokens(w * total, there)).mean(0))[1]
         if len(at) > 1:
             each = [lowest(lambda v, s=s: cautious(v, slice(s, s + 1), price=0.), w, lower, upper)[0] for s in range(min(len(at), 50))]  # where the best may lie, without caution
             low, high = (np.quantile([*each, w], q, axis=0) for q in ((1 - level) / 2, (1 + level) / 2))
+            low = np.where(low < 1e-9, 0., low)  # what the solver leaves of nothing
             interval = {"level": level, "low": np.minimum(low, w).tolist(), "high": np.maximum(high, w).tolist()}
-            bounds = around(at)[1:]
+            bounds = self._around(at, slopes(w), level)[1:]
         obvious = {"uniform": np.full(m, 1 / m), **({"natural": there / there.sum()} if available is not None else {})}
         broken = {name: impossible(name, v, self.domains, total, **limits) for name, v in obvious.items()}
-        gain = {name: around(values(v)[0] - at) for name, v in obvious.items() if not broken[name]}
+        gain = {name: self._around(values(v)[0] - at, (slopes(w) + slopes(v)) / 2, level, self._apart(w, v)) for name, v in obvious.items() if not broken[name]}
         mixture = replace(Mixture.from_weights(self.domains, w / w.sum(), total, method=self.name), interval=interval)
         if available is not None: mixture = with_epochs(mixture, available)
         return LawOptimum(mixture, w, float(at.mean()), bounds, gap, self.convex and available is None, gain, (*self.notes, *self._warnings(mixture, w, gain, len(at), lower, upper), *filter(None, broken.values())))
@@ -228,15 +229,16 @@ class Law:
                 against: Mixture | None = None,  # another mixture of these domains: then how much higher than its objective this one's is
                ) -> tuple[float, float, float]:  # mean, low, high; all three the same under a law of a single draw
         "The objective that the law expects of a mixture, with the interval that draws and `misfit` give. Raises `InputError` on another order of domains, and as `optimum` does."
-        judged, there, values, weight = judge(objective, self.validation), self._there(available), 0., None
-        for one, sign in ((mixture, 1), (against, -1)):
-            if one is None: continue
+        judged, there = judge(objective, self.validation), self._there(available)
+        def at(one):  # (S,) values, (v,) slopes
             if one.domains != self.domains: raise InputError(f"the mixture is of {', '.join(one.domains)}, the runs of {', '.join(self.domains)}; give the runs' domains, in their order")
             self._refuse_unmeasured(one.total)
             losses = self.loss_draws(effective_tokens(np.array(one.tokens, float), there))
-            values = values + sign * judged(losses)[0]
-            weight = judged(losses.mean(0))[1] if weight is None else weight
-        return self._around(values, weight, level)
+            return judged(losses)[0], judged(losses.mean(0))[1]
+        values, slopes = at(mixture)
+        if against is None: return self._around(values, slopes, level)
+        others, there_too = at(against)
+        return self._around(values - others, (slopes + there_too) / 2, level, self._apart(mixture.weights, against.weights))
 
     def plot(self, ax: "Axes | None" = None,
              to: int | None = None,  # tokens; None: ten times the largest run
@@ -274,9 +276,12 @@ class Law:
         with_epochs(Mixture.uniform(self.domains, len(self.domains)), available)  # refuses a domain that is missing
         return np.array([float(available[d]) for d in self.domains])
 
-    def _around(self, values, weight, level):  # (S,) of every draw, (v,) slopes of what is judged -> mean, low, high
+    def _apart(self, one, other):  # (m,) weights each -> how far, where the runs are 1 from their centre
+        return float(np.linalg.norm(np.asarray(one) - other) / max(self.reach, 1e-12))
+
+    def _around(self, values, weight, level, times=1.):  # (S,) of every draw, (v,) slopes of what is judged, how many times the misfit -> mean, low, high
         mean, (low, high), beyond = values.mean(), np.quantile(values, [(1 - level) / 2, (1 + level) / 2]), 0.
-        if len(values) > 1 and self.misfit is not None: beyond = ndtri((1 + level) / 2) * math.sqrt(max(0., weight @ self.misfit @ weight))
+        if len(values) > 1 and self.misfit is not None: beyond = ndtri((1 + level) / 2) * times * math.sqrt(max(0., weight @ self.misfit @ weight))
         return float(mean), float(mean - np.hypot(mean - low, beyond)), float(mean + np.hypot(high - mean, beyond))
 
     def _warnings(self, mixture, w, gain, draws, lower, upper):
@@ -346,7 +351,7 @@ def about(table: RunTable) -> JsonDict:
         if unjudged: notes.append(f"trained on and not judged, there is no loss of it: {', '.join(unjudged)}")
         if untrained: notes.append(f"judged and not trained on, there are no tokens of it: {', '.join(untrained)}")
     notes += [f"{d}: no run has any of it; nothing is known about it" for d in np.array(table.domains)[~table.tokens.any(0)]]
-    return {"domains": table.domains, "validation": table.validation, "centre": weights.mean(0), "least": weights.min(0), "most": weights.max(0), "measured": (totals.min(), totals.max()), "notes": (*table.notes, *notes)}
+    return {"domains": table.domains, "validation": table.validation, "centre": weights.mean(0), "least": weights.min(0), "most": weights.max(0), "reach": math.sqrt(((weights - weights.mean(0)) ** 2).sum(1).mean()), "measured": (totals.min(), totals.max()), "notes": (*table.notes, *notes)}
 
 _most_runs = 1000
 

@@ -81,12 +81,12 @@ def atomic_write(path: str | Path,  # the file to write
     directly. An `OSError` names the file."""
     path, encoding = Path(path), None if "b" in mode else "utf-8"
     if path.exists() and not path.is_file():
-        with _naming(path), open(path, mode, encoding=encoding) as file: yield file
+        with _with_its_name(path), open(path, mode, encoding=encoding) as file: yield file
         return
     path = Path(os.path.realpath(path)); path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
     try:
-        with _naming(path), os.fdopen(handle, mode, encoding=encoding) as file:
+        with _with_its_name(path), os.fdopen(handle, mode, encoding=encoding) as file:
             yield file
             file.flush(); os.fsync(file.fileno())
         umask = os.umask(0); os.umask(umask)
@@ -97,7 +97,7 @@ def atomic_write(path: str | Path,  # the file to write
         raise
 
 @contextmanager
-def _naming(path: Path):  # a full disk does not say which file it had no room for
+def _with_its_name(path: Path):  # a full disk does not say which file it had no room for
     try: yield
     except OSError as e:
         if e.filename is None: e.filename = str(path)

@@ -4,22 +4,28 @@
 
 # %% auto #0
 __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'parse_overrides', 'short_name', 'record_hashes', 'outputs',
-           'execute', 'recorded', 'reproduce', 'train_again', 'wanted', 'write_index', 'run_summary', 'check_summary']
+           'execute', 'recorded', 'reproduce', 'stage_evidence', 'recorded_choices', 'train_again', 'wanted',
+           'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import builtins, difflib, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
+import builtins, difflib, functools, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .baselines import Choice, Evidence, choice_from_dict, group_dro
 from .corpus import file_sha256, open_store
 from .figures import to_markdown
 from .mixture import InputError, JsonDict, atomic_write, format_tokens, load_mixture
-from .runs import RunRecord, RunStore
+from .runs import RunRecord, RunStore, read_run_table
 
-# %% ../nbs/13_reproduce.ipynb #2de8999c
+# %% ../nbs/13_reproduce.ipynb #1cd8c055
+if TYPE_CHECKING: import pandas as pd
+
+# %% ../nbs/13_reproduce.ipynb #d5cb7c03
 @dataclass(frozen=True)
 class Places:
     "The folders of one profile."
@@ -41,7 +47,7 @@ def checkout() -> Path:
         if (folder / "nbs/paper/profiles").is_dir(): return folder
     raise InputError(f"{here} is not inside a checkout of the repository; the notebooks that `reproduce` runs live there (fit and project need none)")
 
-# %% ../nbs/13_reproduce.ipynb #3ff6ab40
+# %% ../nbs/13_reproduce.ipynb #2af3011b
 def parameters_of(notebook: Path) -> dict[str, str]:  # name -> default, as source text
     "What the notebook's parameters cell declares; raises `InputError` where it has no such cell."
     import logging, papermill
@@ -51,6 +57,7 @@ def parameters_of(notebook: Path) -> dict[str, str]:  # name -> default, as sour
     return {name: p["default"] for name, p in found.items()}
 
 _own = ("recorded", "without")
+_places = {"store", "records", "build", "out"}  # parameters that are folders, and no profile's business
 
 def load_profile(profile: str,  # a name in nbs/paper/profiles
                  overrides: JsonDict | None = None,  # parameters that replace the profile's
@@ -61,7 +68,7 @@ def load_profile(profile: str,  # a name in nbs/paper/profiles
     if not path.exists(): raise InputError(f"there is no profile {profile!r}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.yml')))}")
     try: own = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as e: raise InputError(f"{path}: not YAML ({' '.join(str(e).split())})") from None
-    known = {name for p in notebooks.glob("*.ipynb") for name in parameters_of(p)} - {"store", "records", "out"}
+    known = {name for p in notebooks.glob("*.ipynb") for name in parameters_of(p)} - _places
     unknown = [name for name in [*(own.keys() - set(_own)), *overrides] if name not in known]
     if unknown: raise InputError(f"profile {profile!r}: no notebook has a parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     there = sorted(p.stem for p in notebooks.glob("*.ipynb"))
@@ -80,19 +87,19 @@ def parse_overrides(pairs: list[str]) -> JsonDict:  # from `name=value`, the val
         except yaml.YAMLError as e: raise InputError(f"--set {pair!r}: not YAML ({' '.join(str(e).split())})") from None
     return overrides
 
-# %% ../nbs/13_reproduce.ipynb #4150c026
+# %% ../nbs/13_reproduce.ipynb #eeb858e0
 def _hash(*parts) -> str: return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 def short_name(notebook: Path) -> str:
     "`stage-3` of stage-3-ddo.ipynb, `figure-04` of figure-04.ipynb: what its files begin with."
     return "-".join(notebook.stem.split("-")[:2])
 
-_trains = {"stage-2": "proxy", "stage-2b": "evidence", "stage-5": "target", "study-noise": "noise", "study-repetition": "repetition"}  # notebook -> kind of runs it trains
+_trains = {"stage-2": "proxy", "stage-2b": "evidence", "stage-2c": "rivals", "stage-5": "target", "study-noise": "noise", "study-repetition": "repetition"}  # notebook -> kind of runs it trains
 
 def _kinds(notebooks: list[Path]) -> list[str]: return [_trains[name] for name in map(short_name, notebooks) if name in _trains]
 
 def record_hashes(places: Places, kind: str) -> list[str]:
-    "The runs that the notebook of this kind (`proxy`, `evidence`, `target`, `noise` or `repetition`) used, as it wrote them down; the folder may hold runs of other parameters too."
+    "The runs that the notebook of this kind (`proxy`, `evidence`, `rivals`, `target`, `noise` or `repetition`) used, as it wrote them down; the folder may hold runs of other parameters too."
     path = places.figures / f"{next(name for name, k in _trains.items() if k == kind)}-records.json"
     try: return json.loads(path.read_text())
     except (FileNotFoundError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
@@ -102,6 +109,7 @@ def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     kind, extra = _trains.get(name), []
     if kind: extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)]
     if name == "stage-1": extra = [*(places.build / "store").rglob("*"), places.records / "store.json"]
+    if name == "stage-5": extra.append(places.records / "choices.json")
     begin_so = [p for p in places.figures.glob(f"{name}*") if p.name[len(name):][:1] in ("", "-", ".")]  # stage-2, not stage-2b
     return {str(p): file_sha256(p) for p in sorted([*begin_so, *extra]) if p.is_file()}
 
@@ -121,7 +129,7 @@ def _source(notebook: Path) -> str:
 def _package() -> str:
     return _hash([file_sha256(p) for p in sorted(Path(__file__).parent.glob("*.py"))])
 
-# %% ../nbs/13_reproduce.ipynb #a124d63f
+# %% ../nbs/13_reproduce.ipynb #9e550ff5
 @contextmanager
 def _kernel_log(path: Path):
     "Child processes write their standard error to `path`; yields a file that still reaches ours. An empty log is removed."
@@ -155,10 +163,10 @@ def execute(notebook: Path, executed: Path, parameters: JsonDict, show: bool = T
     return time.monotonic() - start
 
 def _job(notebook: Path, places: Places, parameters: dict, store: Path) -> tuple[Path, Path, dict]:
-    given = {**parameters, "store": str(store), "records": str(places.records), "out": str(places.figures)}
+    given = {**parameters, "store": str(store), "records": str(places.records), "build": str(places.build), "out": str(places.figures)}
     return notebook, places.build / "notebooks" / notebook.name, {k: v for k, v in given.items() if k in parameters_of(notebook)}
 
-# %% ../nbs/13_reproduce.ipynb #9d8d95c5
+# %% ../nbs/13_reproduce.ipynb #583aca98
 def _prepare(profile: str, overrides: dict | None, into: Path | None) -> tuple[Places, dict]:
     "Where things go, made ready, and the parameters."
     places, parameters = Places.of(profile, Path(into).resolve() if into else None), load_profile(profile, overrides)
@@ -176,7 +184,7 @@ def _writable(folder: Path):
     except OSError as e:
         raise InputError(f"{folder}: not a folder that can be written to ({e.strerror}); make it one, or choose another place with --into DIR") from None
 
-# %% ../nbs/13_reproduce.ipynb #057ae60a
+# %% ../nbs/13_reproduce.ipynb #b3167b85
 def _committed(places: Places, notebooks: list[Path]) -> int:
     "How many records there are to redraw from; 0 where the manifest, or a record that one of these notebooks lists, is missing."
     listed = {kind: set(record_hashes(places, kind)) for kind in _kinds(notebooks)}
@@ -207,7 +215,7 @@ def reproduce(profile: str = "smoke",
         aside.parent.mkdir(parents=True, exist_ok=True); shutil.move(places.records, aside); say(f"old records moved to {aside}")
     state_file = places.build / "state.json"
     state = _read_state(state_file, say)
-    def key(notebook, given, before): return _hash(_source(notebook), {k: v for k, v in given.items() if k not in ("store", "records", "out")}, _package(), before)
+    def key(notebook, given, before): return _hash(_source(notebook), {k: v for k, v in given.items() if k not in _places}, _package(), before)
     def up_to_date(name, k): return state.get(name, {}).get("key") == k and state[name]["outputs"] == outputs(places, name) != {}
     def done(name, k, seconds):
         state[name] = {"key": k, "outputs": outputs(places, name)}
@@ -244,7 +252,21 @@ def reproduce(profile: str = "smoke",
     write_index(profile, parameters, places, [*stages, *artefacts])
     return "\n".join([*(run_summary(places, stages) if source == "runs" else check_summary(places)), *_files(places)])
 
-# %% ../nbs/13_reproduce.ipynb #ecee9fc4
+# %% ../nbs/13_reproduce.ipynb #d3645eda
+def stage_evidence(out: str | Path,  # the profile's folder in figures
+                   available: dict[str, int],  # tokens there are of each domain
+                   objective: str, floor: float,  # as in `Evidence`
+                  ) -> Evidence:
+    "The runs of stages 2 and 2c as chapter 09 takes them; what a stage has not left is missing in it."
+    def left(name, read): return read(Path(out) / name) if (Path(out) / name).exists() else None
+    return Evidence(available, left("stage-2-runs.csv", read_run_table), left("stage-2c-sampled.csv", read_run_table), left("stage-2c-doremi.json", lambda p: choice_from_dict(json.loads(p.read_text(encoding="utf-8")))), objective, floor)
+
+def recorded_choices(path: str | Path) -> dict[tuple[str, int], Choice]:  # (method, target in tokens) -> what it chose
+    "What stage 5 wrote down; empty where there is no such file."
+    path = Path(path)
+    return {(c["method_name"], c["total_tokens"]): choice_from_dict(c) for c in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+
+# %% ../nbs/13_reproduce.ipynb #014525c8
 def _named(records: list[RunRecord], run: str) -> RunRecord:
     "The record of this hash, or beginning of one, or name. Raises `InputError` where there is none, or more than one."
     found = {r.spec.hash: r for r in records if r.name == run or (len(run) >= 6 and r.spec.hash.startswith(run))}
@@ -271,9 +293,15 @@ def train_again(run: str,  # a record's hash, the first digits of it (6 or more)
     store = open_store(places.build / "store")
     if store.hash != record.spec.store:
         raise InputError(f"{store.path}: is token store {store.hash[:16]}, and {record.name} was trained on {record.spec.store[:16]}; build that one, from the same text with the versions of constraints.txt")
-    runs = RunStore(again)
+    runs, options = RunStore(again), {k: parameters[k] for k in ("workers", "compile", "micro_batch") if k in parameters}
     runs.path(record.spec).unlink(missing_ok=True)
-    (new,) = sweep([(record.name, record.spec)], store, runs, **{k: parameters[k] for k in ("workers", "compile", "micro_batch") if k in parameters})
+    if record.spec.reweight:  # weighed against another run, whose weights are no record: that one first
+        reference = _named(records, record.spec.reweight["reference"])
+        if not (again / f"{reference.spec.hash}.safetensors").exists(): runs.path(reference.spec).unlink(missing_ok=True)
+        say(f"{reference.name} first, for {record.name} is weighed against it")
+        sweep([(reference.name, reference.spec)], store, runs, keep=again, **options)
+        options["reweight"] = functools.partial(group_dro, folder=again)
+    (new,) = sweep([(record.name, record.spec)], store, runs, **options)
     if new.status != "finished": raise InputError(f"{record.name} ({record.spec.hash}) failed this time: {new.reason}")
     return _compare(record, new, records)
 
@@ -298,7 +326,7 @@ def _compare(old: RunRecord, new: RunRecord, records: list[RunRecord]) -> str:
     same = "every loss is bit for bit the recorded one" if new.losses == old.losses else "the losses are not bit for bit the recorded ones"
     return f"{old.name} ({old.spec.hash}, seed {old.spec.seed})\n{table}The mean differs by {difference[-1]:.2g} nats per token, {judged}; {same}."
 
-# %% ../nbs/13_reproduce.ipynb #5617c21e
+# %% ../nbs/13_reproduce.ipynb #d82760b8
 def wanted(notebook: Path, source: str) -> bool:
     "Does this notebook belong to a reproduction from `source` (\"runs\" or \"published\")? Stages train, so only to runs; a figure whose default source is the authors' numbers has no other."
     default = parameters_of(notebook).get("source", '"runs"').partition("#")[0].strip().strip("\"'")
@@ -328,17 +356,17 @@ def run_summary(places: Places, notebooks: list[Path]) -> list[str]:
         records = RunStore(places.records / kind).named(record_hashes(places, kind))
         lines.append(f"{len(records)} {kind} runs, {sum(r.spec.mixture.total for r in records):,} tokens, {sum(r.seconds for r in records):,.0f} run-seconds"
                                  + "".join(f"; {r.name} failed: {r.reason}" for r in records if r.status == "failed"))
-        if kind == "target": lines += _by_mixture([r for r in records if r.status == "finished"])
+        if kind == "target": lines += _by_method(pd.read_csv(places.figures / "stage-5-comparison.csv"))
     return lines
 
-def _by_mixture(records: list[RunRecord]) -> list[str]:
-    "Mean held-out loss of each mixture over its seeds."
+def _by_method(frame: "pd.DataFrame") -> list[str]:
+    "Mean held-out loss of each method over its seeds, target by target."
     lines = []
-    for name in dict.fromkeys(r.name.partition(", seed ")[0] for r in records):
-        losses = [r.mean_loss for r in records if r.name.partition(", seed ")[0] == name]
-        mean, n = sum(losses) / len(losses), len(losses)
-        spread = "one seed" if n == 1 else f"{n} seeds, standard deviation {(sum((l - mean) ** 2 for l in losses) / (n - 1)) ** .5:.4f}"
-        lines.append(f"  {name}: mean held-out loss {mean:.4f} nats per token ({spread})")
+    for total, of in frame.groupby("target"):
+        lines.append(f"Trained at {format_tokens(total)} tokens, mean held-out loss")
+        for method, losses in of.groupby("method", sort=False)["mean"]:
+            spread = "one seed" if len(losses) == 1 else f"{len(losses)} seeds, standard deviation {losses.std():.4f}"
+            lines.append(f"  {method}: {losses.mean():.4f} nats per token ({spread})")
     return lines
 
 def check_summary(places: Places) -> list[str]:

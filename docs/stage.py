@@ -105,7 +105,7 @@ def stage_api():
     for name in autoscale.__all__:
         value = getattr(autoscale, name)
         documented = isinstance(value, type) or inspect.isfunction(value)
-        module = value.__module__.removeprefix("autoscale.") if documented else home[name]  # two modules have an Export
+        module = value.__module__.removeprefix("autoscale.") if documented else home[name]
         rows.append(f"| {f'{{py:obj}}`{name} <autoscale.{module}.{name}>`' if documented else f'`{name}`'} | {{doc}}`{module}` | {sentence(value.__doc__) if documented else f'{type(value).__name__} of {len(value)}' if hasattr(value, '__len__') else ''} |")
     write("api/index.md", "\n".join([
         "# Python reference", "", "Names of the package itself are imported from it: `from autoscale import Mixture`. They are what the version number speaks of; the rest of each module is for those who build on the chapters.", "",

@@ -56,7 +56,7 @@ def without(lines, prefix):
 BAD_TABLES = {
     "no losses": (lambda lines: without(lines, "loss."), "add their losses"),
     "no tokens": (lambda lines: without(lines, "tokens."), "needs the columns run, tokens.<domain>"),
-    "no names": (lambda lines: without(lines, "run"), "needs the columns run"),
+    "no names": (lambda lines: without(lines, "run"), "there is no column run, with a name for each run; add it; found tokens.wikipedia"),
     "misspelt column": (lambda lines: "\n".join([lines[0].replace("tokens.c4", "token.c4"), *lines[1:], ""]), "rename it to tokens.c4"),
     "negative tokens": (lambda lines: with_cell(lines, "tokens.c4", "-5"), "tokens.c4 is -5"),
     "NaN": (lambda lines: with_cell(lines, "loss.c4", "nan"), "loss.c4 is 'nan', not a number; mend it or leave the run out"),
@@ -67,7 +67,10 @@ BAD_TABLES = {
     "nothing": (lambda lines: "", "is empty"),
     "a header alone": (lambda lines: lines[0] + "\n", "without runs; give it a row for each"),
     "cut off": (lambda lines: "\n".join(lines)[:-3], "looks cut off"),
-    "another delimiter": (lambda lines: "\n".join(lines).replace(",", "|") + "\n", "needs the columns run"),
+    "another delimiter": (lambda lines: "\n".join(lines).replace(",", "|") + "\n", "separated by '|', which is not known; save it with commas, semicolons or tabs"),
+    "spaces": (lambda lines: "\n".join(lines).replace(" ", "").replace(",", "  ") + "\n", "separated by spaces, which is not known; save it with commas, semicolons or tabs"),
+    "a size that is none": (lambda lines: with_cell(lines, "tokens.c4", "0.3G"), "tokens.c4 is '0.3G', not a number"),
+    "a size that is not whole": (lambda lines: with_cell(lines, "tokens.c4", "0.0003k"), "tokens.c4 is '0.0003k', not a number"),
     "binary": (lambda lines: bytes(range(256)) * 40, "save it as UTF-8"),
     "a spreadsheet": (lambda lines: b"PK\3\4" + bytes(200), "save the table as CSV"),
 }
@@ -104,6 +107,42 @@ def test_other_delimiters_that_are_meant_are_read(run, lines, tmp_path):
     assert load_mixture(tmp_path / "9.json") == load_mixture(tmp_path / "59.json")
 
 
+def in_words(tokens): return f"{tokens / 1000:.3f}k"  # 24576 -> 24.576k
+
+
+def test_sizes_are_read_wherever_a_run_table_has_one(run, lines, tmp_path):
+    "Cells like 24.576k, in our own table, under a mapping, without one, and in two tables, give the very weights that 24576 gives."
+    import numpy as np
+    header, *rows = [line.split(",") for line in lines]
+    write = lambda name, header, rows: (tmp_path / name).write_text("\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n")
+    write("words.csv", header, [[in_words(int(cell)) if name.startswith("tokens.") else cell for name, cell in zip(header, row)] for row in rows])
+    export = ["Name", *(f"seen.{d}" for d in TABLE.domains), "n_params", *(f"eval/{d}/loss" for d in TABLE.validation)]
+    write("mapped.csv", export, [[r, *map(in_words, t), "0.137M", *loss] for r, t, loss in zip(TABLE.runs, TABLE.tokens, TABLE.losses)])
+    (tmp_path / "columns.json").write_text('{"run": "Name", "tokens": "seen.{domain}", "params": "n_params", "loss": "eval/{domain}/loss"}')
+    weights, total = TABLE.tokens / TABLE.tokens.sum(1, keepdims=True), TABLE.tokens.sum(1)
+    shares = ["name", *(f"w/{d}" for d in TABLE.domains), "total_tokens"]
+    for name, say in (("plain", int), ("sizes", in_words)):
+        write(f"guessed-{name}.csv", [*shares, *(f"eval/{d}/loss" for d in TABLE.validation)], [[r, *w, say(n), *loss] for r, w, n, loss in zip(TABLE.runs, weights, total, TABLE.losses)])
+        write(f"mixtures-{name}.csv", shares, [[r, *w, say(n)] for r, w, n in zip(TABLE.runs, weights, total)])
+    write("metrics.csv", ["name", *(f"{d}_loss" for d in TABLE.validation)], [[r, *loss] for r, loss in zip(TABLE.runs, TABLE.losses)])
+    pair = ["--metrics", "metrics.csv", "--tokens", "total_tokens"]
+    found = {}
+    for args in (["runs.csv"], ["words.csv"], ["mapped.csv", "--columns", "columns.json"], ["guessed-plain.csv"], ["guessed-sizes.csv"], ["mixtures-plain.csv", *pair], ["mixtures-sizes.csv", *pair]):
+        status, _, said = run("project", *args, "--to", "10M", "--law", "bimix", "--json", "w.json")
+        assert status == 0, said
+        found[args[0]] = json.loads((tmp_path / "w.json").read_text())["tokens"]
+    assert found["words.csv"] == found["mapped.csv"] == found["runs.csv"] and found["guessed-sizes.csv"] == found["guessed-plain.csv"] and found["mixtures-sizes.csv"] == found["mixtures-plain.csv"]
+    assert np.allclose(found["guessed-plain.csv"], found["runs.csv"], rtol=1e-3)
+
+
+def test_a_dictionary_without_entries_is_a_column_without_a_word(run, tmp_path):
+    "As pandas writes the summaries of runs that failed at once, all of them."
+    rows = [f'{name},finished,"{{\'w.web\': {w}, \'w.code\': {1 - w}, \'total_tokens\': {n}}}",{{}},{3 - w / 4},{2 + w / 4}' for name, w, n in (("a", .5, 10**6), ("b", .75, 10**6), ("c", .25, 10**6), ("d", .5, 2 * 10**6))]
+    (tmp_path / "frame.csv").write_text("\n".join(["name,state,config,summary,eval/web/loss,eval/code/loss", *rows, ""]))
+    status, out, err = run("project", "frame.csv", "--to", "10M", "--law", "log-linear")
+    assert status == 0 and "| web" in out and "Traceback" not in err
+
+
 def test_one_scale_is_refused_or_said(refused, run, tmp_path):
     some = slice(0, 13)
     write_run_table(tmp_path / "one.csv", RunTable(TABLE.runs[some], TABLE.domains, TABLE.validation, TABLE.tokens[some], TABLE.losses[some]))
@@ -129,6 +168,12 @@ def test_a_column_that_is_missing_on_one_side_is_said(run, lines, tmp_path):
     (["--to", "10M", "--columns", "none.json"], "none.json"), (["--to", "10M", "--metrics", "losses.csv"], "--tokens")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
 def test_bad_arguments(refused, lines, args, says):
     assert says in refused("project", "runs.csv", *args, "--json", "w.json")
+
+
+@pytest.mark.parametrize("command", ["project", "compare", "report"])
+def test_epochs_need_to_know_what_there_is(refused, lines, tmp_path, command):
+    mixtures = [saved(tmp_path)] if command == "compare" else []
+    assert "--max-epochs 4 needs --available FILE.json, the tokens there are of each domain" in refused(command, "runs.csv", *mixtures, "--to", "10M", "--max-epochs", "4")
 
 
 @pytest.mark.parametrize("command", ["project", "compare", "report"])
@@ -183,7 +228,15 @@ def test_frameworks_and_paths(refused, lines, tmp_path):
     assert "mean tokens of a document" in (said := refused("export", "mixture.json", "--framework", "lingua")) and '--tokens-per-document FILE.json), like {"wikipedia": 900, ...}' in said
     assert "mean tokens of a document" in refused("export", "mixture.json", "--framework", "hf-datasets")
     (tmp_path / "mean.json").write_text('{"books": 900}')
-    assert "for wikipedia, c4" in refused("export", "mixture.json", "--framework", "hf-datasets", "--tokens-per-document", "mean.json")
+    for command in (["export", "mixture.json"], ["design", "d.csv", "--domains", "wikipedia,c4,books", "--tokens", "1M", "--configs", "configs"]):
+        (tmp_path / "mean.json").write_text('{"books": 900}')
+        assert "for wikipedia, c4" in refused(*command, "--framework", "hf-datasets", "--tokens-per-document", "mean.json")
+        for value, says in ((1e-300, "1e-300 tokens per document; a number of at least 1 is needed"), (0, "0 tokens per document"), ("many", "'many' is not a number of tokens; write it like 0.3B"), (None, "None tokens per document"), (float("nan"), "nan tokens per document")):
+            (tmp_path / "mean.json").write_text(json.dumps({d: 900 for d in TABLE.domains} | {"c4": value}))
+            assert "'c4'" in (said := refused(*command, "--framework", "lingua", "--tokens-per-document", "mean.json")) and says in said
+    assert "--tokens-per-document is for the files of each run; add --configs DIR" in refused("design", "d.csv", "--domains", "a,b", "--tokens", "1M", "--tokens-per-document", "mean.json")
+    assert "--tokens-per-document is for a trainer's own files; add --framework NAME" in refused("design", "d.csv", "--domains", "a,b", "--tokens", "1M", "--configs", "configs", "--tokens-per-document", "mean.json")
+    assert "'many' is not a number of tokens" in refused("design", "d.csv", "--domains", "a,b", "--tokens", "1M", "--multiple", "many")
 
 
 @pytest.mark.parametrize("out", ["file/below", "folder"])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoscale.baselines import (METHODS, Choice, Cost, Evidence, GroupDRO, autoscale_joint, autoscale_published, choose, data_mixing_laws, ddo_at_scale, doremi, doremi_update, group_dro, llama, natural, regmix,
+from autoscale.baselines import (METHODS, Choice, Cost, Evidence, GroupDRO, autoscale_joint, autoscale_published, choose, data_mixing_laws, ddo_at_scale, doremi, doremi_update, group_dro, llama, natural, obvious, regmix,
                                  sampled_design, unimax)
 from autoscale.ddo import find_designs, fit_ddo
 from autoscale.joint import fit_joint
@@ -49,6 +49,21 @@ def test_unimax_is_level_up_to_the_epochs_that_hold(available, total, max_epochs
     assert mixture.total == total and all(mixture[d] % multiple == 0 and given[d] <= caps[d] for d in available)
     free = [given[d] for d in available if given[d] < caps[d]]
     assert all(given[d] <= level + 1 for level in free for d in available), "a domain below its limit has as much as any other, up to one sequence"
+
+
+@given(amounts, st.integers(1, 10**13), st.floats(.1, 20))
+@careful
+def test_the_obvious_mixtures_are_those_that_need_no_runs(available, total, max_epochs):
+    "In the order that is asked for, of exactly the total; what there cannot be is said; more than is asked for may be known."
+    domains = tuple(reversed(available))
+    found, notes = obvious(domains, total, {**available, "other": 10**12}, max_epochs)
+    try: expected = {"unimax": unimax({d: available[d] for d in domains}, total, max_epochs)}
+    except InputError as e: expected, why = {}, (f"unimax is left out: {e}",)
+    else: why = ()
+    assert notes == why and found == {"uniform": Mixture.uniform(domains, total), "natural": natural({d: available[d] for d in domains}, total), **expected}
+    assert all(m.domains == domains and m.total == total and m.epochs for m in found.values())
+    assert obvious(domains, total) == ({"uniform": Mixture.uniform(domains, total)}, ())
+    with pytest.raises(InputError, match="no available tokens are given for"): obvious((*domains, "missing"), total, available)
 
 
 @given(amounts, st.integers(1, 10**13))

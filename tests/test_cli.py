@@ -163,6 +163,21 @@ def test_a_design_as_a_configuration_for_each_run(tmp_path):
     assert len(list((tmp_path / "configs").iterdir())) == 20
 
 
+def test_a_design_for_a_trainer_that_draws_documents(tmp_path):
+    "Sizes are read in its options as everywhere, and the weights are those of the chapter on export."
+    (tmp_path / "mean.json").write_text('{"web": "1.2k", "code": 310.5}')
+    for multiple, framework in (("128", "lingua"), ("0.128k", "hf-datasets")):
+        done = autoscale("design", f"{framework}.csv", "--domains", "web,code", "--tokens", "0.256M", "--multiple", multiple, "--configs", framework, "--framework", framework, "--tokens-per-document", "mean.json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        for path in (tmp_path / framework).glob("*.json"):
+            made = export_mixture(load_mixture(path), framework, tokens_per_document={"web": 1200, "code": 310.5})
+            assert all((tmp_path / framework / path.stem / name).read_text() == text for name, text in made.files.items())
+            assert float(made.weights["web"]) / float(made.weights["code"]) == pytest.approx(load_mixture(path)["web"] / 1200 / (load_mixture(path)["code"] / 310.5), abs=1e-5)
+        assert len(list((tmp_path / framework).glob("*.json"))) == 5
+    assert (tmp_path / "lingua.csv").read_text() == (tmp_path / "hf-datasets.csv").read_text()
+    assert set(read_run_table(tmp_path / "lingua.csv", trained=False).tokens.ravel() % 128) == {0}
+
+
 def test_what_there_is_to_build_a_corpus_from(store):
     listed = json.loads(autoscale("corpus", "list", "--json", "-").stdout)
     assert {(r["domain"], r["package"], r["licence"]) for r in listed} == {(d, s.archive.project, s.licence) for d, sources in package_domains.items() for s in sources}
@@ -187,7 +202,11 @@ def test_doctor_finds_what_is_here_and_what_is_wrong(tmp_path):
     assert found["cores"]["found"].split()[0] == str(len(os.sched_getaffinity(0))) and {"cache", "HF_HUB_OFFLINE", "GPU", "C++ compiler", "memory"} <= set(found) and "core: works" in done.stdout
     (tmp_path / "numpy").mkdir(); (tmp_path / "numpy/__init__.py").write_text("raise ImportError('half of it is missing')")
     done = subprocess.run([COMMAND, "doctor", "--json", tmp_path / "broken.json"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1 and "half of it is missing" in done.stderr and "--force-reinstall 'numpy>=2.0'" in done.stderr and not (tmp_path / "broken.json").exists()
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1 and "half of it is missing" in done.stderr and "--force-reinstall 'numpy>=2.0'" in done.stderr
+    written = json.loads((tmp_path / "broken.json").read_text()); found = {f["name"]: f for f in written["findings"]}
+    assert not written["works"] and not found["numpy"]["good"] and "half of it is missing" in found["numpy"]["found"] and "--force-reinstall" in found["numpy"]["remedy"] and found["typer"]["good"]
+    done = subprocess.run([COMMAND, "doctor", "--json", "-"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and json.loads(done.stdout) == written and done.stderr.count("\n") == 1
 
 
 def test_doctor_says_first_what_works_and_lists_no_package_of_an_extra_that_is_not_here(tmp_path):
@@ -378,7 +397,7 @@ def test_refusals_are_one_line(tmp_path):
     assert "looks cut off" in refused("fit", tmp_path / "digit.csv")
     assert "--floor -1 is -1 times the uniform share" in refused("fit", "sample", "--floor", "-1")
     assert "--target-floor -1 is -1 times the uniform share" in refused("project", "sample", "--to", "10M", "--target-floor", "-1")
-    assert "sequences of 0 tokens" in refused("design", tmp_path / "d.csv", "--domains", "a,b", "--tokens", "1M", "--multiple", "0")
+    assert "'0' is 0 tokens, not a positive whole number" in refused("design", tmp_path / "d.csv", "--domains", "a,b", "--tokens", "1M", "--multiple", "0")
     (tmp_path / "cut.csv").write_text("\n".join(lines[:12]) + "\n")
     assert "no DDO design" in refused("fit", tmp_path / "cut.csv")
     (tmp_path / "one.csv").write_text("\n".join(lines[:14]) + "\n")

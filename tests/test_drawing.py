@@ -220,7 +220,8 @@ def test_names_with_dollars_and_underscores_are_drawn_as_they_are():
     for ax in (drawn(table.plot(axes())), drawn(table.mixture(0).plot(axes()))):
         texts = [t.get_text() for t in (ax.get_legend().get_texts() if ax.lines and len(ax.lines) == 3 else ax.get_xticklabels())]
         assert texts == [plain(d) for d in names] and all(not d.startswith("_") for d in texts)
-    assert plain("common_crawl") == "common_crawl"
+    assert plain("common_crawl") == "common_crawl" and plain("a $b$ c$") == r"a \$b\$ c\$" and plain("_web") == "\u200b_web"
+    assert not any(matplotlib.cbook.is_math_text(plain(d)) for d in ("$x$", "$\\frac{$", "a $b$ c")) and matplotlib.cbook.is_math_text("$x$")
 
 
 # Tables in notebooks.
@@ -259,6 +260,12 @@ def test_notebooks_show_names_as_text_and_numbers_with_intervals():
     assert "90% interval" in texts
     best = honest["law optimum"]; assert any(f"{best.gain['uniform'][0]:.4f}, {best.gain['uniform'][1]:.4f} to {best.gain['uniform'][2]:.4f}" == t for t in Table(best._repr_html_()).texts)
     assert any("nats per token" in t for t in Table(honest["runs"]._repr_html_()).texts)
+
+
+def test_a_table_has_a_caption_and_it_is_text_too():
+    page = Table(html_table({"x": [1]}, "runs of a & <b>"))
+    assert page.tags == ["table", "caption", "thead", "tr", "th", "tbody", "tr", "td"] and page.texts == ["runs of a & <b>", "x", "1"]
+    assert Table(Mixture(("a", "b"), (600, 400), "<i>mine</i>")._repr_html_()).texts[0] == "mixture of 1,000 tokens, <i>mine</i>"
 
 
 def test_long_tables_are_cut_with_a_line_that_says_so():

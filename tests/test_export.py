@@ -190,6 +190,79 @@ def test_rounding_down_at_an_epoch_is_done_and_its_impossibility_is_said():
     every = export_mixture(scarce, "megatron-lm", available=dict(zip(scarce.domains, scarce.tokens)), sequence_length=128)
     assert any(n.startswith("'scarce' may go beyond 1 epoch: up to 9,766 sequences are drawn and there are 9,765") for n in every.notes)
 
+@pytest.mark.parametrize("framework", ["megatron-lm", "nemo", "mosaicml-streaming", "nanotron", "gpt-neox", "olmo-core"])
+def test_the_nearest_decimal_gives_way_to_an_epoch(framework):
+    "0.1250006 of ten million tokens is all there is: 0.125001 would enter a second epoch. Two epochs of half as much are no different, and with room the nearest decimal stands."
+    scarce = Mixture(("web", "scarce"), (8_749_994, 1_250_006))
+    weight = lambda there: export_mixture(scarce, framework, available={"web": 10**9, "scarce": there}).weights["scarce"]
+    assert weight(2_000_000) == "0.125001" and weight(1_250_006) == weight(625_003) == "0.125000"
+
+@pytest.mark.parametrize("framework", ["megatron-lm", "nemo", "mosaicml-streaming", "gpt-neox"])
+def test_one_sequence_less_than_the_framework_may_draw_takes_one_digit(framework):
+    "250,000 sequences: the last of a text has no target of its own (Megatron's family), or one more may be chosen (streaming)."
+    quarter = Mixture(("a", "b"), (25_000_000, 75_000_000))
+    exports = [export_mixture(quarter, framework, available={"a": there, "b": 10**10}, sequence_length=100) for there in (25_000_100, 25_000_000)]
+    assert [e.weights["a"] for e in exports] == ["0.250000", "0.249999"] and not any("beyond" in n for e in exports for n in e.notes)
+
+def test_a_last_target_in_every_sequence_is_no_rounding_and_is_said():
+    "nanotron: 25 million tokens are 247,524 sequences of 100 and the token after each."
+    quarter = Mixture(("a", "b"), (25_000_000, 75_000_000))
+    e = export_mixture(quarter, "nanotron", available={"a": 25_000_000, "b": 10**10}, sequence_length=100)
+    assert e.weights["a"] == "0.250000" and "'a' may go beyond 1 epoch: up to 250,000 sequences are drawn and there are 247,524 (planned 1 epochs); plan a little less of it." in e.notes
+    twice = export_mixture(quarter, "nanotron", available={"a": 12_500_000, "b": 10**10}, sequence_length=100)
+    assert any(n.startswith("'a' may go beyond 2 epochs: up to 250,000 sequences are drawn and there are 247,524 (planned 2 epochs)") for n in twice.notes)
+
+def test_bounds_of_random_draws_are_three_standard_deviations():
+    "Of 10,000 documents a quarter is drawn: 2,500, and 129.9 more at three deviations. What is not random has no such bound."
+    assert {key for key, f in FRAMEWORKS.items() if f.random} == {"hf-datasets", "lingua", "levanter"}
+    quarter, each = Mixture(("a", "b"), (250_000, 750_000)), {"a": 100, "b": 100}
+    for framework in ("hf-datasets", "lingua"):
+        beyond = lambda documents, framework=framework: [n for n in export_mixture(quarter, framework, tokens_per_document=each, available={"a": 100 * documents, "b": 10**9}).notes if "beyond" in n]
+        assert beyond(2629) == ["'a' may go beyond 1 epoch: it is drawn at random, 0.950932 epochs on average and 1.00034 at three standard deviations."] and beyond(2630) == []
+
+def test_blocks_of_levanter_are_exact_and_only_the_last_one_is_random():
+    "A quarter of a block is 16,383 sequences; of 10,005 of the next block 2,501.1 on average and 129.9 more at three deviations, and never more than a block has of a domain or than are drawn."
+    def beyond(total, drawn, there):  # sequences of 100 tokens
+        return [n for n in export_mixture(Mixture(("a", "b"), (100 * drawn, 100 * (total - drawn))), "levanter", available={"a": 100 * there, "b": 10**9}, sequence_length=100).notes if "beyond" in n]
+    assert len(beyond(75_540, 18_885, 19_014)) == 1 and not beyond(75_540, 18_885, 19_015)
+    assert not beyond(65_536, 16_384, 16_384) and not beyond(65_534, 6, 6)
+
+def test_a_share_that_a_framework_misses_by_more_than_a_thousandth_is_named():
+    "Grain cuts 100.9 and 100.05 hundredths of the smallest weight to 100."
+    notes = lambda more: export_mixture(Mixture(("a", "b"), (1_000_000 + more, 1_000_000)), "torchtitan").notes
+    assert "'a' is drawn as 0.5 of the sequences; its share is 0.5022." in notes(9_000) and not any("is drawn as" in n for n in notes(500))
+
+@pytest.mark.parametrize("length, samples", [(100, 10_000), (None, None)])
+def test_streaming_is_told_the_samples_of_the_run_where_their_length_is_known(length, samples):
+    "Its tokens would be an epoch that no run ends."
+    e = export_mixture(Mixture(("a", "b"), (600_000, 400_000)), "mosaicml-streaming", sequence_length=length)
+    assert streaming(e.files) and yaml.safe_load(e.files["streams.yaml"])["train_loader"]["dataset"].get("epoch_size") == samples
+    assert any(n.startswith("Set epoch_size to the samples of the whole run") for n in e.notes) == (samples is None)
+
+def test_samples_that_are_not_whole_are_not_drawn():
+    assert yaml.safe_load(export_mixture(Mixture(("a", "b"), (150, 100)), "mosaicml-streaming", sequence_length=100).files["streams.yaml"])["train_loader"]["dataset"]["epoch_size"] == 2
+
+def test_a_stream_is_remote_where_its_path_has_a_scheme():
+    e = export_mixture(Mixture(("a", "b"), (60, 40)), "mosaicml-streaming", paths={"a": "s3://bucket/a", "b": "/data/b"})
+    assert streaming(e.files) and "Stream(remote='s3://bucket/a', " in e.files["streams.py"] and "Stream(local='/data/b', " in e.files["streams.py"]
+    streams = yaml.safe_load(e.files["streams.yaml"])["train_loader"]["dataset"]["streams"]
+    assert streams["a"] == {"remote": "s3://bucket/a", "proportion": .6} and streams["b"] == {"local": "/data/b", "proportion": .4}
+
+def test_what_is_drawn_at_most_is_what_the_framework_may_draw():
+    "Streaming may choose one more than a whole number; Grain draws 167.2 of 1,000 rows (100 of 598 hundredths), so perhaps 168."
+    quarter = export_mixture(Mixture(("a", "b"), (250, 750)), "mosaicml-streaming", available={"a": 250, "b": 10**6})
+    assert "'a' may go beyond 1 epoch: up to 251 tokens are drawn and there are 250 (planned 1 epochs); plan a little less of it." in quarter.notes
+    beyond = lambda there: any("'c' may go beyond" in n for n in export_mixture(Mixture(("a", "b", "c"), (500, 333, 167)), "torchtitan", available={"a": 10**6, "b": 10**6, "c": there}).notes)
+    assert beyond(167) and not beyond(168)
+
+def test_caps_that_leave_exactly_one_mixture_are_kept():
+    quarter = [Fraction(1, 4), Fraction(3, 4)]
+    assert decimal_weights([Fraction(2_500_006, 10**7), Fraction(7_499_994, 10**7)], caps=quarter) == ["0.250000", "0.750000"]
+
+def test_a_domain_without_weight_needs_no_tokens():
+    e = export_mixture(Mixture(("a", "b", "none"), (60, 40, 0)), "json", available={"a": 100, "b": 100})
+    assert e.epochs == {"a": .6, "b": .4} and "none" not in e.epochs
+
 def test_without_a_sequence_length_epochs_are_counted_in_tokens():
     mixture, there = Mixture(("web", "books"), (66_000_000_000, 34_000_000_000)), {"web": 10**12, "books": 10 * 10**9}
     for framework in ("nanotron", "megatron-lm", "gpt-neox", "nemo"):
@@ -202,6 +275,9 @@ def test_a_domain_too_small_for_a_block_of_levanter_keeps_one_sequence_and_is_na
     e = export_mixture(Mixture(("web", "rare"), (10**9, 100)), "levanter")
     assert block_counts([Fraction(w) for w in e.weights.values()]) == [65_534, 1]
     assert any(n.startswith("'rare' is drawn as 1.526e-05 of the sequences; its share is 1e-07") for n in e.notes)
+
+def test_the_smallest_weight_has_six_digits_of_its_own():
+    assert decimal_weights([Fraction(123_456_789, 10**11), 1 - Fraction(123_456_789, 10**11)]) == ["0.00123457", "0.99876543"]
 
 def test_fifteen_digits_leave_the_smallest_domain_one_unit():
     assert decimal_weights([Fraction(1, 10**18), 1 - Fraction(1, 10**18)]) == ["0.000000000000001", "0.999999999999999"]
@@ -317,14 +393,25 @@ def test_lingua_draws_the_tokens():
     ("lingua", {"tokens_per_document": {"a": 5, "b": 0}}, "domain 'b': 0 tokens per document"), ("lingua", {"tokens_per_document": {"a": 5, "b": "7"}}, "domain 'b': '7'"),
     ("nemo", {"available": {"a": 5}}, "no available tokens given for b"), ("nemo", {"available": {"a": 5, "b": math.nan}}, "domain 'b': nan"),
     ("nemo", {"paths": {"c": "/x"}}, "a path is given for c"), ("nemo", {"paths": {"a": ["/x", "/y"]}}, "2 paths"), ("nemo", {"paths": {"a": "/x", "b": "/x"}}, "same path '/x'"), ("nemo", {"paths": {"a": ""}}, "is no path"),
-    ("megatron-lm", {"paths": {"a": "/x "}}, "white space"), ("nemo", {"sequence_length": 0}, "sequences of 0 tokens"), ("nemo", {"sequence_length": 101}, "do not fit into 100"),
+    ("megatron-lm", {"paths": {"a": "/x "}}, "white space"), ("megatron-lm", {"paths": {"a": " /x"}}, "white space"), ("nemo", {"sequence_length": 0}, "sequences of 0 tokens"), ("nemo", {"sequence_length": 101}, "do not fit into 100"),
     ("nemo", {"experiment_budget": 10}, "only levanter"), ("levanter", {"experiment_budget": 101}, "give 1 to 100")])
 def test_refusals_say_the_way_out(framework, arguments, says):
     with pytest.raises(InputError) as e: export_mixture(Mixture(("a", "b"), (60, 40)), framework, **arguments)
     assert says in str(e.value) and "\n" not in str(e.value)
 
+def test_a_beginning_will_do_where_it_is_one_frameworks():
+    mixture = Mixture(("a", "b"), (60, 40))
+    assert export_mixture(mixture, "mega").framework == "megatron-lm" and export_mixture(mixture, "nano").framework == "nanotron"
+    with pytest.raises(InputError, match="framework 'n' is not known"): export_mixture(mixture, "n")
+
+def test_a_sequence_or_a_smaller_run_may_be_the_whole_run():
+    e = export_mixture(Mixture(("a", "b"), (60, 40)), "levanter", sequence_length=100, experiment_budget=100)
+    assert yaml.safe_load(e.files["levanter_data.yaml"])["data"]["experiment_budget"] == 100
+
 def test_neox_refuses_what_its_8_bit_index_cannot_hold():
-    with pytest.raises(InputError, match="at most 254"): export_mixture(Mixture.uniform([f"d{i}" for i in range(255)], 10**6), "gpt-neox")
+    domains = [f"d{i}" for i in range(255)]
+    with pytest.raises(InputError, match="at most 254"): export_mixture(Mixture.uniform(domains, 10**6), "gpt-neox")
+    assert len(neox(export_mixture(Mixture.uniform(domains[1:], 10**6), "gpt-neox").files)) == 254
 
 def test_a_name_that_no_file_can_hold_is_refused():
     with pytest.raises(InputError, match="rename it"): export_mixture(Mixture(("\ud800",), (1,)), "nemo")
@@ -340,8 +427,19 @@ def test_files_are_written_as_shown_and_a_bad_folder_is_named(tmp_path):
     for framework in FRAMEWORKS:
         e = export_mixture(mixture, framework, tokens_per_document={"a": 1, "b": 2})
         assert all(n in e.show() for n in e.notes)
+    assert "PATH/... stands for the data of 'd0', 'd1', 'd2' and 2 more: put your own." in export_mixture(Mixture.uniform([f"d{i}" for i in range(5)], 10**6), "nemo").notes
+
+def test_a_path_with_white_space_has_no_file_that_is_split_there():
+    mixture, note = Mixture(("a", "b"), (60, 40)), "No file for --data-args-path: it is split at white space, which a path has."
+    spaced, plain = (export_mixture(mixture, "megatron-lm", paths={"a": path, "b": "/b"}) for path in ("/my data/a", "/a"))
+    assert "data_args.txt" not in spaced.files and note in spaced.notes and "data_args.txt" in plain.files and note not in plain.notes
+
+def test_a_method_of_two_lines_stays_out_of_the_comment():
+    made = {method: export_mixture(Mixture(("a", "b"), (60, 40), method), "nanotron").files["nanotron_data.yaml"] for method in ("joint", "a\nb: 1")}
+    assert made["joint"].startswith("# Mixture of 100 tokens (joint) for nanotron.\n") and made["a\nb: 1"].startswith("# Mixture of 100 tokens for nanotron.\n") and set(yaml.safe_load(made["a\nb: 1"])) == {"data_stages"}
 
 def test_several_paths_where_the_framework_has_lists():
+    assert {key for key, f in FRAMEWORKS.items() if f.several_paths} == {"hf-datasets", "olmo-core", "torchtitan", "levanter"}
     mixture, paths = Mixture(("a", "b"), (60, 40)), {"a": ["/x", "/y"], "b": "/z"}
     for framework in (k for k, f in FRAMEWORKS.items() if f.several_paths):
         text = "".join(export_mixture(mixture, framework, paths=paths, tokens_per_document={"a": 1, "b": 2}).files.values())

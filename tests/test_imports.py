@@ -2,7 +2,9 @@
 import json
 import pickle
 import sqlite3
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,71 @@ def test_wandb_offline_runs(tmp_path, monkeypatch):
     assert "needs the package 'wandb'; run: pip install" in refusal(tmp_path) and "[track]" in refusal(tmp_path)
 
 
+def offline(path: Path, records) -> Path:
+    "W&B's file of an offline run: a head of 7 bytes, then records in blocks of 32,768 bytes as LevelDB's log has them; what is left of a block below 7 bytes is padding."
+    data = bytearray(b":W&B" + struct.pack("<HB", 0xBEE1, 0))
+    for record in records:
+        rest, begun = record.SerializeToString(), False
+        while not begun or rest:
+            if (room := 32768 - len(data) % 32768) < 7: data += bytes(room); room = 32768
+            part, rest = rest[:room - 7], rest[room - 7:]
+            kind = (3 if begun else 2) if rest else 4 if begun else 1
+            data += struct.pack("<IHB", zlib.crc32(bytes([kind]) + part), len(part), kind) + part; begun = True
+    path.write_bytes(data)
+    return path
+
+
+def logged(i: int, seconds: int = 0, fill: int = 0):
+    "The records of a run whose losses are measured at step 10 and another metric, in a record of three blocks, at step 20; `fill` bytes stand before that."
+    internal = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    run, config, summary, first, second, end = (internal.Record() for _ in range(6))
+    run.run.run_id, run.run.display_name, run.run.start_time.seconds = f"id{i}", SAMPLE.runs[i], seconds
+    for key, value in dumped([i])[0]["config"].items(): (config.config if key == "total_tokens" else run.run.config).update.add(key=key, value_json=json.dumps(value))  # a part of it said later
+    for key, value in dumped([i])[0]["summary"].items():
+        summary.summary.update.add(key=key, value_json=json.dumps(value))
+        if key.startswith("eval/"): first.history.item.add(key=key, value_json=json.dumps(value))
+    first.history.step.num, second.history.step.num = 10, 20
+    first.history.item.add(key="text", value_json=json.dumps("x" * fill)); second.history.item.add(key="train/loss", value_json=json.dumps("y" * 70_000))
+    end.exit.exit_code = 0
+    return [run, config, summary, first, second, end]
+
+
+def test_records_at_the_end_of_a_block(tmp_path):
+    "A record that ends 0 to 8 bytes before its block does: below 7 the rest is padding, at 7 the next record begins with a part of no bytes. No record takes over what is in the one before."
+    file, fill = tmp_path / "run.wandb", 20_000
+    full = fill + 32768 - offline(file, logged(0, fill=fill)[:4]).stat().st_size
+    for left in range(9):
+        assert offline(file, logged(0, fill=full - left)[:4]).stat().st_size == 32768 - left
+        table = read_runs(offline(file, logged(0, fill=full - left)))
+        same(table, 1)
+        assert f"1 of the runs went on after their losses were last measured: {SAMPLE.runs[0]}" in table.notes
+
+
+def test_offline_runs_stand_in_the_order_in_which_they_began(tmp_path):
+    for name, i, began in (("a", 2, 300), ("b", 0, 100), ("c", 1, 200)): offline(tmp_path / f"{name}.wandb", logged(i, began))
+    same(read_runs(tmp_path))
+
+
+def test_a_damaged_offline_run_is_named(tmp_path):
+    "Bytes turned over in the middle of a record, in a file whose length and other records are as they were."
+    good = offline(tmp_path / "run.wandb", logged(0)).read_bytes()
+    same(read_runs(tmp_path), 1)
+    at = good.index(b"eval/")
+    for path in (tmp_path / "run.wandb", tmp_path):
+        (tmp_path / "run.wandb").write_bytes(good[:at - 4] + bytes(255 - b for b in good[at - 4:at + 8]) + good[at + 8:])
+        assert "run.wandb is damaged before its byte" in refusal(path) and "leave the file out" in refusal(path)
+
+
+def test_no_byte_of_an_offline_run_changes_without_a_word(tmp_path):
+    good = offline(tmp_path / "run.wandb", logged(0)).read_bytes()
+    table = read_runs(tmp_path)
+    for at in range(7, len(good), 61):  # every place in a record's head and body in turn
+        (tmp_path / "run.wandb").write_bytes(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1:])
+        with pytest.raises(InputError): read_runs(tmp_path)
+    (tmp_path / "run.wandb").write_bytes(good)
+    assert np.array_equal(read_runs(tmp_path).losses, table.losses)
+
+
 def test_tensorboard_events(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
@@ -203,6 +270,15 @@ def test_trackio(tmp_path):
     assert "not a complete one of Trackio's" in refusal(tmp_path / "cut.db") and "holds several databases; name one: cut.db, proxies.db" in refusal(tmp_path)
 
 
+def test_the_last_step_counts_and_of_one_step_what_was_logged_last(tmp_path):
+    "Trackio's rows in the order in which they were logged: a later row of an earlier step changes nothing."
+    rows = [("a", 10, 5., None), ("a", 20, 3., None), ("a", 20, 2.5, None), ("a", 15, 9., None), ("b", 20, 4., None), ("b", 30, None, 1.)]
+    pd.DataFrame([{"run_name": run, "step": step, "timestamp": "2026", "eval/web/loss": x, "eval/code/loss": x, "other": o} for run, step, x, o in rows]).to_parquet(tmp_path / "p.parquet")
+    pd.DataFrame([{"run_name": run, "w/web": .5, "w/code": .5} for run in "ab"]).to_parquet(tmp_path / "p_configs.parquet")
+    table = read_runs(tmp_path / "p.parquet", PLAIN)
+    assert table.losses.tolist() == [[2.5, 2.5], [4, 4]] and table.notes == ("1 of the runs went on after their losses were last measured: b",)
+
+
 # ---- the mapping ----
 
 TABLE = "name,w/web,w/code,eval/web/loss,eval/code/loss,eval/law/loss,ppl/web\nbase,0.5,0.5,3.9,2.6,3,49\nup,0.7,0.3,3.8,2.7,3,44\n"
@@ -229,6 +305,11 @@ def test_units(tmp_path_factory, nats, unit, size):
     assert table.losses[0] == pytest.approx(nats, rel=1e-12)
 
 
+def test_a_perplexity_of_1_is_a_loss_of_0(tmp_path):
+    path = written(tmp_path / "t.csv", "name,w/a,w/b,l/a,l/b\nx,0.5,0.5,1,7.389056098930650\n")
+    assert read_runs(path, {"weights": "w/{domain}", "total": "1B", "loss": "l/{domain}", "unit": "perplexity"}).losses[0] == pytest.approx([0, 2], abs=1e-15)
+
+
 @pytest.mark.parametrize("change, says", [
     ({"losses": "x"}, "'losses' is not known (nearest: loss"), ({"loss": "evil/{domain}/loss"}, "no column fits 'evil/{domain}/loss' (nearest: eval/"), ({"loss": "eval/web/loss"}, "write {domain} once"),
     ({"loss": {"web": "eval/wbe/loss"}}, "loss.web: there is no column 'eval/wbe/loss' (nearest: eval/web/loss"), ({"run": "nam"}, "run: there is no column 'nam' (nearest: name)"), ({"total": "tokens"}, "total: there is no column 'tokens'"),
@@ -252,6 +333,46 @@ def test_whole_tokens_of_weights_sum_to_the_total(tmp_path):
     "Three decimals, and thirds; the remainder goes to those that lost most."
     path = written(tmp_path / "t.csv", "name,w/a,w/b,w/c,l/a\nx,0.333,0.333,0.333,3\ny,0.7,0.2,0.1,3\nz,0,0,1,3\n")
     assert read_runs(path, {"weights": "w/{domain}", "total": 1000, "loss": "l/{domain}"}).tokens.tolist() == [[334, 333, 333], [700, 200, 100], [0, 0, 1000]]
+
+
+def test_runs_that_cannot_be_used_are_listed_by_name_and_reason(tmp_path):
+    "Those that are many with their number; a run that was judged at its last step stays."
+    rows = [("kept", "Finished", .5, .5, 3, 2, 100), *((f"dead {i}", "Crashed", .5, .5, 3, 2, 100) for i in range(9)), ("half", "finished", .5, .5, 3, "", 100), ("bare", "finished", "", "", 3, 2, 100), ("web", "finished", 1, "", 3, 2, "")]
+    pd.DataFrame(rows, columns=["name", "state", "w/web", "w/code", "l/web", "l/code", "steps"]).to_csv(tmp_path / "t.csv", index=False)
+    table = read_runs(tmp_path / "t.csv", {"weights": "w/{domain}", "total": "1B", "loss": "l/{domain}"})
+    assert table.runs == ("kept", "web") and table.tokens.tolist() == [[5e8, 5e8], [1e9, 0]]
+    assert table.notes == ("9 of 13 runs left out, in the state crashed: dead 0, dead 1, dead 2, dead 3, dead 4, dead 5, dead 6, dead 7 and 1 more", "1 of 13 runs left out, without a final loss of code: half",
+                           "1 of 13 runs left out, without a mixture: bare", "some runs say nothing of code; they count as runs without it")
+
+
+def test_runs_judged_before_their_end_are_left_out(tmp_path):
+    "Where the mapping names the steps that a run was to have: the last of its losses decides. A run that says nothing, or no number, is named."
+    rows = [("whole", 20, "20"), ("early", 19, "20"), ("silent", 5, "")]
+    pd.DataFrame([{"run_name": run, "step": at, "timestamp": "2026", "eval/web/loss": 3., "eval/code/loss": 2.} for run, last, _ in rows for at in (1, last)]).to_parquet(tmp_path / "p.parquet")
+    pd.DataFrame([{"run_name": run, "w/web": .5, "w/code": .5, "max_steps": steps} for run, _, steps in rows]).to_parquet(tmp_path / "p_configs.parquet")
+    columns = {**PLAIN, "steps": "max_steps"}
+    with pytest.raises(InputError, match=r"run 'silent': config\.max_steps is ''"): read_runs(tmp_path / "p.parquet", columns)
+    table = read_runs(tmp_path / "p.parquet", {**columns, "leave_out": ["silent"]})
+    assert table.runs == ("whole",) and table.steps.tolist() == [20] and "1 of 3 runs left out, judged at step 19 of 20, before the end: early" in table.notes
+    configs = pd.read_parquet(tmp_path / "p_configs.parquet")
+    for cell in ("many", "1e3x", "20 steps"):
+        configs.assign(max_steps=cell).to_parquet(tmp_path / "p_configs.parquet")
+        assert f"p.parquet: run 'whole': steps is '{cell}', not a number" in refusal(tmp_path / "p.parquet", columns)
+
+
+def test_mean_losses_and_training_losses_are_no_validation_domains(tmp_path):
+    text = "name,w/web,w/code,eval/web/loss,eval/code/loss,eval/mean/loss,train/loss,ppl/web\nbase,0.5,0.5,3.9,2.6,3,3,49\n"
+    table = read_runs(written(tmp_path / "t.csv", text), PLAIN)
+    assert table.validation == ("web", "code") and table.notes == ("not used, though they look like losses: eval/mean/loss, ppl/web",)
+    named = read_runs(tmp_path / "t.csv", {**PLAIN, "loss": {"code": "eval/code/loss", "mean": "eval/mean/loss"}})  # as asked for; domains first
+    assert named.validation == ("code", "mean") and "judged and not trained on: mean" in named.notes
+    assert read_runs(written(tmp_path / "all.csv", text.replace("web", "all")), PLAIN).validation == ("all", "code")  # a domain of that name is one
+
+
+def test_names_of_columns_that_fit_nothing_are_listed_up_to_eight(tmp_path):
+    path = written(tmp_path / "t.csv", f"run,{','.join('qrstuvwxyz')}\nx,{','.join('0123456789')}\n")
+    said = refusal(path, {"weights": "mixture-of-{domain}", "total": "1B", "loss": "loss-of-{domain}"})
+    assert "its columns are run, q, r, s, t, u, v, w and 3 more" in said
 
 
 def test_a_mapping_in_yaml_without_its_package_can_be_json(tmp_path, monkeypatch):
@@ -325,6 +446,13 @@ def test_tables_as_regmix_publishes_them(tmp_path):
     assert table.validation == ("train_the_pile_pile_cc", "metric/the_pile_law_val_loss", "train_the_pile_arxiv")
     assert table.tokens == pytest.approx(np.array([[1, 1, 1], [.3, .6, 2.1]]) * 1e9 / 3) and table.losses.tolist() == [[4.1, 4.4, 2.9], [4.2, 4.3, 3.1]]
     assert table.notes == ("2 of the runs stand in only one of the two tables and are left out: 3, 9",)
+
+
+def test_runs_of_one_table_only_are_listed_up_to_eight(tmp_path):
+    rows = "".join(f"r{i},0.5,0.5\n" for i in range(10))
+    for more, shown in ((8, "r2, r3, r4, r5, r6, r7, r8, r9"), (9, "r1, r2, r3, r4, r5, r6, r7, r8 …")):
+        table = read_paired_tables(*pair(tmp_path, f"run,a,b\n{rows}", "run,loss/a,loss/b\n" + "".join(f"r{i},3,2\n" for i in range(10 - more))), "1B")
+        assert table.notes == (f"{more} of the runs stand in only one of the two tables and are left out: {shown}",)
 
 
 def test_tables_as_olmix_publishes_them(tmp_path):

@@ -183,9 +183,33 @@ def test_misfit_is_a_covariance_of_left_out_runs():
     for objective, weight in (("nats", np.full(6, 1 / 6)), ("news", np.eye(6)[3]), ({"news": 3, "books": 1}, np.array([0, 0, 0, .75, 0, .25]))):
         wide, narrow = (one.optimum(300_000, objective=objective) for one in (law, sure))
         beyond = 1.6448536 * np.sqrt(max(0, weight @ law.misfit @ weight))
+        assert wide.interval[1] - wide.value == pytest.approx(np.hypot(narrow.interval[1] - narrow.value, beyond), rel=1e-6)
+        shares = table.tokens / table.tokens.sum(1, keepdims=True)
+        beyond *= np.linalg.norm(wide.weights - 1 / 6) / np.sqrt(np.square(shares - shares.mean(0)).sum(1).mean())  # a difference holds it in proportion to the distance
         assert np.array_equal(wide.weights, narrow.weights) and (beyond > 0 or objective != "nats")
         for k in (1, 2):
             assert abs(wide.gain["uniform"][k] - wide.gain["uniform"][0]) == pytest.approx(np.hypot(narrow.gain["uniform"][k] - narrow.gain["uniform"][0], beyond), rel=1e-6)
+
+
+def test_mixtures_that_are_nearly_the_same_share_what_the_law_gets_wrong():
+    law, total = fit_joint(sample_run_table()), 1_000_000
+    best = law.optimum(total).mixture
+    near, far = (Mixture.from_weights(best.domains, (1 - share) * best.weights + share / 6, total) for share in (.01, 1.))
+    width = lambda mixture: np.ptp(law.predict(mixture, against=best)[1:])
+    assert law.predict(best, against=best) == (0, 0, 0)
+    assert width(near) == pytest.approx(width(far) / 100, rel=.2)
+    for objective in ("nats", "perplexity", {"news": 2, "books": 1}):  # one mixture against another is what an optimum calls its gain
+        chosen = law.optimum(total, objective=objective)
+        gain = chosen.gain["uniform"]
+        assert law.predict(Mixture.uniform(law.domains, total), objective, against=chosen.mixture) == pytest.approx(gain, abs=2e-3 * (gain[2] - gain[1]))
+        back = law.predict(chosen.mixture, objective, against=Mixture.uniform(law.domains, total))
+        assert back == pytest.approx((-gain[0], -gain[2], -gain[1]), abs=2e-3 * (gain[2] - gain[1]))
+
+
+def test_an_interval_begins_at_nothing_and_not_beside_it():
+    for total in (300_000, 1_000_000, 30_000_000):
+        low = np.array(fit_joint(sample_run_table()).optimum(total).mixture.interval["low"])
+        assert ((low == 0) | (low > 1e-9)).all()
 
 
 def test_fewer_runs_than_parameters_know_less_and_go_to_no_corner():

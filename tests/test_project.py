@@ -1,7 +1,6 @@
 "What holds the project together: pins, notebooks and package in step, light imports, and the files that name each other."
 import ast, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -107,18 +106,9 @@ def run_notebook(path: Path) -> subprocess.CompletedProcess:
                         "passed, _ = nbdev.test.test_nb(path, skip_flags=['notest'], basepath=root)\n"
                         "sys.exit(0 if passed else 'the notebook failed')", path, ROOT)
 
-@pytest.fixture(scope="module")
-def running(request):
-    "Every chapter that is to be tested, two at a time: each has a process of its own, and most use one core."
-    paths = [item.callspec.params["path"] for item in request.session.items if getattr(item, "originalname", "") == "test_notebook_runs"]
-    with ThreadPoolExecutor(2) as pool:
-        started = {path: pool.submit(run_notebook, path) for path in paths}
-        yield started
-        for future in started.values(): future.cancel()
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-def test_notebook_runs(running, path):
-    done = running[path].result()
+def test_notebook_runs(path):
+    done = run_notebook(path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 def test_a_failing_notebook_is_seen(tmp_path):

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from autoscale.joint import LAWS, held_out_laws
+from autoscale.cli import app
+from autoscale.joint import LAWS, fit_joint, held_out_laws
 from autoscale.mixture import InputError, Mixture, load_mixture
 from autoscale.report import make_report
 from autoscale.runs import RunTable, sample_run_table, write_run_table
@@ -121,6 +124,16 @@ def test_fits_show_every_run_and_what_the_law_predicts(page):
     left = predicted - table.losses
     assert {r[0]: number(r[3]) for r in rows} == {v: round(float(np.sqrt((left[:, j] ** 2).mean())), 4) for j, v in enumerate(table.validation)}
     assert {r[0]: r[1] for r in rows} == {v: table.runs[np.abs(left[:, j]).argmax()] for j, v in enumerate(table.validation)}
+    assert {r[0]: number(r[-1]) for r in rows} == {v: round(float(left[np.abs(left[:, j]).argmax(), j]), 4) for j, v in enumerate(table.validation)}  # above 0: the law says more than was measured
+
+
+def test_residuals_above_the_line_are_losses_that_the_law_says_too_high(report):
+    table = sample_run_table(); left = LAWS["joint"](table).loss(table.tokens) - table.losses
+    for j, v in enumerate(table.validation):
+        [picture] = re.findall(f'aria-label="residuals on {v}">(.*?)</svg>', report.html)
+        zero = float(re.search(r'class="uniform" points="[\d.]+,([\d.]+) ', picture)[1])
+        up = [zero - float(y) for y in re.findall(r'<circle cx="[\d.]+" cy="([\d.]+)"', picture)]
+        assert sorted(up) == pytest.approx(sorted(left[:, j] * max(up) / left[:, j].max()), abs=.11)  # written to a tenth of a pixel
 
 
 def test_held_out_errors_and_other_laws(page, best):
@@ -195,6 +208,9 @@ def test_names_are_text_and_nothing_else():
     assert any(r[1] in table.runs for r in page.tables["fits", "residuals"][1:])
     assert "autoscale report '<i>&.csv'" in page.blocks and "unseen <i> is judged and never trained on" in page.text["diagnostics"]
     assert "<script" not in report._repr_html_() and "<img" not in report._repr_html_()
+    labels = {a["aria-label"] for t, a in page.tags if t == "svg" and "aria-label" in a}
+    assert {f"weight of {d} over the budget" for d in HOSTILE} | {f"{what} on {v}" for what in ("predicted against measured loss", "residuals") for v in table.validation} <= labels
+    assert all(set(a) <= {"class", "viewbox", "role", "aria-label", "aria-hidden", "style", "preserveaspectratio"} for t, a in page.tags if t == "svg")
 
 
 def test_same_bytes_in_another_process_with_other_threads(tmp_path):
@@ -215,6 +231,77 @@ def test_one_scale_without_designs():
     assert "no DDO design" in page.text["designs"].replace("No DDO", "no DDO") and not page.titles["designs"]
     assert "ddo: no DDO design" in page.text["laws"]
     assert checks["Repeats"][0] == "check" and checks["Number of runs"][0] == "check"
+
+
+def test_diagnostics_of_the_sample_in_words(page):
+    checks = {r[1]: (r[0], r[2]) for r in page.tables["diagnostics", "diagnostics"][1:]}
+    assert [r[0] for r in page.tables["diagnostics", "diagnostics"][1:]] == sorted((c[0] for c in checks.values()), key=["caution", "check", "good"].index)
+    for question, found in {"Budgets of the runs": ("good", "65.54k to 393.2k tokens, a factor of 6."), "Number of runs": ("good", "26 runs for 6 domains."), "Trained on and judged": ("good", "Every domain is both."),
+                            "How far out is the target?": ("caution", "25.4 times the largest run. No interval on this page covers a law that changes its form out there."),
+                            "Domains at a limit": ("good", "None: the law chose every weight."),
+                            "Repeats": ("check", "No mixture was run twice: what a seed alone does to a loss is not known. Repeat the base run with two other seeds."),
+                            "Repetition at the target": ("check", "The tokens available of each domain were not given; epochs are not known, and repeated tokens are counted as new ones.")}.items():
+        assert checks[question] == found
+    assert not {"One model?", "Are these losses?", "Repetition in the runs"} & set(checks)
+
+
+def test_doubts_about_runs_in_words_and_a_mixture_that_is_worse():
+    "Two sizes of model, losses that look like perplexities, runs that repeated tokens, a scarce domain; and a law that expects more of uniform weights."
+    class Behind(type(fit_joint(sample_run_table()))):
+        def optimum(self, *given, **named): return replace(best := super().optimum(*given, **named), gain={**best.gain, "uniform": np.array([-.03, -.05, -.01])})
+    table = simulated(2, 1, [1e6] * 4)
+    table = replace(table, losses=table.losses + 20, params=np.array([1000, 2000] * 2), unique=np.where(np.arange(4)[:, None] < 3, table.tokens // 2, np.inf))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LAWS, "joint", lambda table: Behind(**vars(fit_joint(table))))
+        report = make_report(table, 2_000_000, available={"d0": 50_000, "d1": 10_000_000}, target_floor=.25)
+    page = self_contained(report.html)
+    checks = {r[1]: (r[0], r[2]) for r in page.tables["diagnostics", "diagnostics"][1:]}
+    worse = "Worse than uniform weights: they are expected to end 0.0300 nats per token below this mixture under the limits that were set (90% interval −0.0500 to −0.0100 for the gain)."
+    assert report.verdict == worse and checks["Better than uniform?"] == ("caution", worse) and "What to do: use uniform weights, which the limits allow." in page.text["answer"]
+    assert checks["One model?"] == ("caution", "The runs are of models with 1,000, 2,000 parameters; no law here knows of the size, and takes them for one.")
+    assert checks["Are these losses?"][0] == "caution" and f"Their median is {np.median(table.losses):.4g} nats per token" in checks["Are these losses?"][1]
+    assert checks["Repetition in the runs"] == ("check", "3 runs repeated tokens of a domain and count as runs of fewer.")
+    assert checks["Repetition at the target"][0] == "caution" and checks["Repetition at the target"][1].startswith("Seen more than four times over: d0 (")
+    assert checks["Number of runs"] == ("caution", "4 runs for 2 domains. 9 or more, three for each domain and three, are a common rule; below 7 the priors decide.")
+    assert checks["How far out is the target?"][0] == "check" and checks["Budgets of the runs"][0] == "caution"
+
+
+def mapped(folder):
+    w = np.array([[.5, .5], [.3, .7], [.7, .3], [.6, .4]])
+    rows = [f"r{i},{a},{b},{3 - .5 * a ** .5:.4f},{2.5 - .4 * b ** .5:.4f}" for i, (a, b) in enumerate(w)]
+    (folder / "export.csv").write_text("\n".join(["name,w/web,w/code,eval/web/loss,eval/code/loss", *rows, ""]))
+    (folder / "columns.json").write_text(json.dumps({"run": "name", "weights": "w/{domain}", "total": "1M", "loss": {"web": "eval/web/loss"}}))
+    return ["export.csv", "--columns", "columns.json"], ["export.csv", "columns.json"]
+
+
+def paired(folder):
+    mapped(folder)
+    lines = [line.split(",") for line in (folder / "export.csv").read_text().splitlines()]
+    (folder / "weights.csv").write_text("".join(",".join(line[:3]).replace("w/", "") + "\n" for line in lines))
+    (folder / "metrics.csv").write_text("".join(f"{line[0]},{line[3].replace('eval/web/loss', 'web')}\n" for line in lines))
+    return ["weights.csv", "--metrics", "metrics.csv", "--tokens", "1M"], ["weights.csv", "metrics.csv"]
+
+
+def test_the_lines_in_python_make_the_same_report_of_mapped_and_of_paired_tables(tmp_path, monkeypatch):
+    "Taken from the page and run by another Python in the folder; what the table was read with is on the page with its checksum."
+    pages = {}
+    for made in (mapped, paired):
+        (folder := tmp_path / made.__name__).mkdir(); given, files = made(folder); monkeypatch.chdir(folder)
+        words = ["report", *given, "--to", "2M", "-o", "first.html"]
+        monkeypatch.setattr(sys, "argv", ["autoscale", *words])
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        page = pages[folder] = Page((folder / "first.html").read_text(encoding="utf-8"))
+        assert shlex.join(["autoscale", *words]) in page.blocks
+        for name in files: assert f"{name}sha256 {hashlib.sha256((folder / name).read_bytes()).hexdigest()}" in page.text["repeat"]
+        [lines] = [b for b in page.blocks if b.startswith("from autoscale import")]
+        (folder / "lines.py").write_text(lines)
+    run = "import os, runpy, sys\nfor folder in sys.argv[1:]: os.chdir(folder); runpy.run_path('lines.py')"
+    subprocess.run([sys.executable, "-c", run, *map(str, pages)], check=True)
+    for folder, page in pages.items():
+        again = Page((folder / "report.html").read_text(encoding="utf-8"))
+        mixture = lambda page: next(b for b in page.blocks if b.startswith("{"))
+        assert mixture(again) == mixture(page) and again.tables == page.tables
 
 
 def test_repeats_and_a_domain_that_is_not_judged():

@@ -1,4 +1,6 @@
 """Records and run tables: read back as written, refused by name when bad."""
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +70,22 @@ def test_bad_tables_are_refused_by_name(tmp_path, text, says):
     with pytest.raises(InputError, match=says) as refusal:
         read_run_table(path)
     assert str(refusal.value).count("bad.csv") == 1 and "\n" not in str(refusal.value)
+
+
+def test_a_loss_beyond_any_perplexity_is_refused_by_run_and_column():
+    "exp(700) is a number still, exp(710) is none."
+    table = lambda loss: RunTable(("x", "y"), ("a", "b"), ("a", "b"), np.ones((2, 2)), np.array([[1., 2.], [3., loss]]))
+    assert table(700.).losses[1, 1] == 700 and np.isfinite(np.exp(700.))
+    for loss, shown in ((701., "701"), (1e308, "1e\\+308")):
+        with pytest.raises(InputError, match=f"run 'y': loss.b is {shown}, and its perplexity is more than any number here; give nats per token, or leave the run out"): table(loss)
+
+
+def test_a_loss_beyond_any_perplexity_is_one_line_of_the_command(tmp_path):
+    text = "run,tokens.a,tokens.b,loss.a,loss.b\n" + "".join(f"r{i},{1 + i},{9 - i},{3 - i / 9},{2 + i / 9}\n" for i in range(8)) + "far,5,4,3,1e308\n"
+    (tmp_path / "runs.csv").write_text(text)
+    done = subprocess.run([sys.executable, "-c", "from autoscale.cli import main; main()", "project", "runs.csv", "--to", "1k"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1 and done.stderr.startswith("autoscale: ")
+    assert "runs.csv: run 'far': loss.b is 1e+308" in done.stderr and "Warning" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_every_cut_of_a_table_is_refused(tmp_path):

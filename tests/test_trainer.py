@@ -36,7 +36,7 @@ def start(store, spec, folder, name):
 def test_killed_with_sigkill_and_continued_to_the_same_loss(store, spec, tmp_path):
     "Dropout, weight averaging and evaluations along the way are all on: every number must come out the same to the last bit."
     whole = start(store, spec, tmp_path, "whole")
-    assert whole.wait(300) == 0
+    assert whole.wait(600) == 0
     killed_at = []
     for at in (5, 29):  # once before and once inside the stretch whose weights are averaged (the last quarter of 36 steps)
         child = start(store, spec, tmp_path, "cut")
@@ -44,10 +44,10 @@ def test_killed_with_sigkill_and_continued_to_the_same_loss(store, spec, tmp_pat
             if int(line) >= at:
                 os.kill(child.pid, signal.SIGKILL)
                 break
-        child.wait(300)
+        child.wait(600)
         killed_at.append(at)
         assert (tmp_path / "cut.safetensors").exists() and not (tmp_path / "cut.json").exists()
-    assert start(store, spec, tmp_path, "cut").wait(300) == 0
+    assert start(store, spec, tmp_path, "cut").wait(600) == 0
     assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
     assert not (tmp_path / "cut.safetensors").exists()
     losses, errors, _, evaluations = json.loads((tmp_path / "whole.json").read_text())
@@ -125,28 +125,30 @@ def test_refusals(store, spec, change, says):
         train(replace(spec, **change), store)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b[:8] + b"x" * (len(b) - 8)])
-def test_a_damaged_checkpoint_is_named(store, spec, tmp_path, damage):
-    child = start(store, spec, tmp_path, "run")
+@pytest.fixture(scope="module")
+def left_behind(store, spec, tmp_path_factory):
+    "The bytes of the checkpoint that a killed run left."
+    folder = tmp_path_factory.mktemp("killed")
+    child = start(store, spec, folder, "run")
     child.stdout.readline()
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run.safetensors").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 600
+    while not (folder / "run.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(.01)
     child.kill()
     child.wait()
+    return (folder / "run.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b[:8] + b"x" * (len(b) - 8)])
+def test_a_damaged_checkpoint_is_named(store, spec, tmp_path, left_behind, damage):
     path = tmp_path / "run.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(damage(left_behind))
     with pytest.raises(InputError, match="not a complete checkpoint"):
         train(spec, store, checkpoint=path)
 
 
-def test_a_checkpoint_of_another_run_is_named(store, spec, tmp_path):
-    child = start(store, spec, tmp_path, "run")
-    child.stdout.readline()
-    while not (tmp_path / "run.safetensors").exists():
-        time.sleep(.01)
-    child.kill()
-    child.wait()
+def test_a_checkpoint_of_another_run_is_named(store, spec, tmp_path, left_behind):
+    (tmp_path / "run.safetensors").write_bytes(left_behind)
     with pytest.raises(InputError, match=f"belongs to run {spec.hash}"):
         train(replace(spec, seed=1), store, checkpoint=tmp_path / "run.safetensors")
 
@@ -173,7 +175,7 @@ def test_two_ranks_end_where_one_does(store, spec, tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     (tmp_path / "spec.json").write_text(json.dumps(exact.to_dict()))
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", tmp_path / "rank.py", store.path, tmp_path / "spec.json", tmp_path / "out.json"],
-                          capture_output=True, text=True, timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
+                          capture_output=True, text=True, timeout=600, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr[-3000:]
     losses, errors, ranks = json.loads((tmp_path / "out.json").read_text())
     one = train(exact, store)
