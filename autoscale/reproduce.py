@@ -110,6 +110,7 @@ def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     if kind: extra = [places.records / kind / f"{h}.json" for h in record_hashes(places, kind)]
     if name == "stage-1": extra = [*(places.build / "store").rglob("*"), places.records / "store.json"]
     if name == "stage-5": extra.append(places.records / "choices.json")
+    if name == "stage-6": extra.append(places.records / "tasks.csv")
     begin_so = [p for p in places.figures.glob(f"{name}*") if p.name[len(name):][:1] in ("", "-", ".")]  # stage-2, not stage-2b
     return {str(p): file_sha256(p) for p in sorted([*begin_so, *extra]) if p.is_file()}
 

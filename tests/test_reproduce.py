@@ -1,6 +1,7 @@
 """The paper's notebooks under papermill: the smoke profile from text to figures, killed and continued, and every notebook changes when a parameter does."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,7 +85,8 @@ def test_every_artefact_is_there_and_the_index_knows_its_records(made):
     index = json.loads((figures / "index.json").read_text())
     for n in ARTEFACTS:
         kinds = ("png", "svg", "csv") if n.stem.startswith("figure") else ("csv", "md")
-        assert index["made"][n.stem]["files"] == sorted(f"{n.stem}.{k}" for k in kinds)
+        files = index["made"][n.stem]["files"]
+        assert files == sorted(files) and {f"{n.stem}.{k}" for k in kinds} <= set(files) and all(f.startswith(n.stem) for f in files)
         assert all((figures / f).stat().st_size > 100 for f in index["made"][n.stem]["files"])
     assert sorted(index["records"]["proxy"]) == sorted(r.spec.hash for r in RunStore(into / "records/proxy")) and len(index["records"]["target"]) == 2
     assert len(read_run_table(figures / "stage-2-runs.csv")) == 14
@@ -113,7 +115,7 @@ def test_again_nothing_is_done_and_nothing_changes(made, capsys):
     said = []
     reproduce("smoke", SMALL, into, say=said.append)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert sum("up to date" in line for line in said) == 6 and said[-1].startswith(f"{len(ARTEFACTS)} of {len(ARTEFACTS)} figures")
+    assert sum("up to date" in line for line in said) == 7 and said[-1].startswith(f"{len(ARTEFACTS)} of {len(ARTEFACTS)} figures")
 
 
 def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
@@ -127,51 +129,79 @@ def test_a_lost_or_changed_file_is_made_again_and_only_that(made):
     assert said[-1] == f"{len(ARTEFACTS) - 1} of {len(ARTEFACTS)} figures and tables up to date, 1 made"
 
 
-CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-3-ddo": {"objective": "perplexity"}, "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"target_seeds": [1]}, "figure-06": {"objective": "perplexity"},
-           "figure-07": {"scale": 0}, "table-10": {"records": "other"}, "table-02": {"out": "other"}, "figure-04": {"out": "other"}, "figure-05": {"out": "other"},
-           "figure-08": {"floor": 1}, "figure-12": {"floors": [0.0, 0.3]}, "study-noise": {"noise_seeds": [0, 2]}, "stage-2b-evidence": {"random_mixtures": 3}, "stage-2c-rivals": {"sampled_seed": 2}, "study-premises": {"out": "other losses"},
+def other_projection(folder):
+    "Another mixture where the projection was."
+    path = folder / "figures/stage-4-projected.json"
+    other = {**json.loads(path.read_text()), "tokens": [64 * 60, 64 * 100, 64 * 83], "total_tokens": 64 * 243}
+    path.write_text(json.dumps({k: v for k, v in other.items() if k not in ("weights", "epochs")}))
+
+
+def scaled(file, factor, pattern):
+    "What changes a column of numbers in a file of the figures."
+    def change(folder):
+        frame = pd.read_csv(folder / "figures" / file)
+        frame.assign(**{c: frame[c] * factor for c in frame if re.match(pattern, c)}).to_csv(folder / "figures" / file, index=False)
+    return change
+
+
+def other_store(folder):
+    path = folder / "records/store.json"
+    path.write_text(path.read_text().replace('"vocab_size": ', '"vocab_size": 1'))
+
+
+def other_cost(folder):
+    path = folder / "figures/stage-5-choices.json"
+    path.write_text(json.dumps([{**c, "cost": {**c["cost"], "tokens": c["cost"]["tokens"] + 64}} for c in json.loads(path.read_text())]))
+
+
+# A parameter that each notebook has and its result must follow; or, where all it does is to show what stages left, what changes in that.
+CHANGES = {"stage-1-corpus": {"vocab_size": 400}, "stage-2-proxy-runs": {"factor": 2}, "stage-2b-evidence": {"random_mixtures": 3}, "stage-2c-rivals": {"sampled_seed": 2}, "stage-3-ddo": {"objective": "perplexity"},
+           "stage-4-projection": {"target": 4 * 3 * 81 * 64}, "stage-5-target-runs": {"target_seeds": [1]}, "stage-6-evaluation": {"task_examples": 60},
+           "figure-01": scaled("stage-5-comparison.csv", 1.01, "loss|mean"), "figure-03": {"level": .5}, "figure-04": other_projection, "figure-05": other_projection, "figure-06": {"objective": "perplexity"},
+           "figure-07": {"scale": 0}, "figure-08": {"floor": 1}, "figure-11": {"domain": 1}, "figure-12": {"floors": [0.0, 0.3]},
+           "table-01": scaled("stage-6-tasks.csv", .5, "accuracy"), "table-02": {"floor": 1}, **dict.fromkeys(("table-03", "table-04", "table-05"), scaled("stage-5-comparison.csv", 1.01, "loss|mean")),
+           "table-06": other_store, "table-10": other_cost, "study-premises": scaled("stage-2-runs.csv", 1.01, "loss"), "study-noise": {"noise_seeds": [0, 2]},
            "study-laws": {"laws": ["bimix", "regression"]}, "study-truth": {"first_seed": 2}, "study-design": {"first_seed": 2}, "study-repetition": {"ladders": {9 * 64: [1, 3], 27 * 64: [1, 4]}}}
+LEFT = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-2b": "figures/stage-2b-held-out.csv", "stage-2c": "figures/stage-2c-sampled.csv", "stage-3": "figures/stage-3-ddo-*.json",
+        "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv", "stage-6": "figures/stage-6-tasks.csv", "figure-03": "figures/figure-03-saved.csv"}
+COMPARED = ("figure-01", "figure-03", "table-0", "table-10")  # artefacts of stages that have more in `evidence` than in `made`
 
 
 @pytest.fixture(scope="module")
 def evidence(made, tmp_path_factory):
-    "What stage 2b leaves beside `made`: a middle scale, mixtures off the design, more amounts of one domain."
+    "What stages 2b and 5 leave beside `made`: a middle scale, mixtures off the design, more amounts of one domain; a second seed, and each scale's weights at both scales."
     into, folder = made[0], tmp_path_factory.mktemp("evidence")
     for kept in ("figures", "records"):
         shutil.copytree(into / kept, folder / kept)
-    notebook = PAPER / "stage-2b-evidence.ipynb"
-    given = {**load_profile("smoke", SMALL), **EVIDENCE, "store": str(into / "build/store"), "records": str(folder / "records"), "out": str(folder / "figures")}
-    execute(notebook, folder / "executed.ipynb", {k: v for k, v in given.items() if k in parameters_of(notebook)}, show=False)
+    swapped = [{"target": scale, "methods": ["DDO, smaller scale", "DDO, larger scale"], "curves": False} for scale in SMALL["scales"]]
+    for notebook, more in (("stage-2b-evidence", EVIDENCE), ("stage-5-target-runs", {"comparisons": [{"methods": ["uniform", "AutoScale"], "seeds": [0, 1]}, *swapped]}), ("stage-6-evaluation", {})):
+        given = {**load_profile("smoke", SMALL), **more, "workers": 1, "store": str(into / "build/store"), "records": str(folder / "records"), "build": str(folder / "build"), "out": str(folder / "figures")}
+        execute(PAPER / f"{notebook}.ipynb", folder / "executed.ipynb", {k: v for k, v in given.items() if k in parameters_of(PAPER / f"{notebook}.ipynb")}, show=False)
     return folder
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)
 def test_changes_when_a_parameter_does(made, evidence, tmp_path, notebook):
-    "Each notebook alone, on a copy of what the stages left, with one parameter changed: what it leaves must differ. `other` stands for a projection to another target, `other losses` for other runs."
+    "Each notebook alone, on a copy of what the stages left, with one parameter or what it shows changed: what it leaves must differ."
     into, _, _ = made
     shutil.copytree(into / "build/store", tmp_path / "build/store")
+    shutil.copytree(evidence / "build/weights", tmp_path / "build/weights")
     for folder in ("figures", "records"):
         shutil.copytree(evidence / folder, tmp_path / folder)
-    name, change = short_name(notebook), {**EVIDENCE, **CHANGES[notebook.stem]}
-    places = {"store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "build": str(tmp_path / "build"), "out": str(tmp_path / "figures")}
-    if change.get("out") == "other" or change.get("records") == "other":
-        other = {**json.loads((tmp_path / "figures/stage-4-projected.json").read_text()), "tokens": [64 * 60, 64 * 100, 64 * 83], "total_tokens": 64 * 243}
-        for key in ("weights", "epochs"):
-            other.pop(key)
-        (tmp_path / "figures/stage-4-projected.json").write_text(json.dumps(other))
-        change = {}
+    name, change = short_name(notebook), CHANGES[notebook.stem]
+    given = {**load_profile("smoke", SMALL), **EVIDENCE, "workers": 1, "store": str(tmp_path / "build/store"), "records": str(tmp_path / "records"), "build": str(tmp_path / "build"), "out": str(tmp_path / "figures")}
     if name == "stage-1":
         shutil.rmtree(tmp_path / "build/store")  # a store of other parameters is refused, not overwritten
-    left = {"stage-1": "build/store/manifest.json", "stage-2": "figures/stage-2-runs.csv", "stage-2b": "figures/stage-2b-held-out.csv", "stage-2c": "figures/stage-2c-sampled.csv", "stage-3": "figures/stage-3-ddo-*.json", "stage-4": "figures/stage-4-projected.json", "stage-5": "figures/stage-5-runs.csv"}.get(name, f"figures/{name}.csv")
-    if notebook not in ARTEFACTS and name.startswith(("figure", "study", "stage-2c")):
-        first = {k: v for k, v in {**load_profile("smoke", SMALL), **EVIDENCE, **places}.items() if k in parameters_of(notebook)}
-        execute(notebook, tmp_path / "first.ipynb", first, show=False)
-    before = sorted(p.read_bytes() for p in (into if list(into.glob(left)) else tmp_path).glob(left))
-    if change.pop("out", "") == "other losses":
-        runs = pd.read_csv(tmp_path / "figures/stage-2-runs.csv")
-        runs.assign(**{c: runs[c] * 1.01 for c in runs if c.startswith("loss.")}).to_csv(tmp_path / "figures/stage-2-runs.csv", index=False)
-    known = parameters_of(notebook)
-    execute(notebook, tmp_path / "executed.ipynb", {k: v for k, v in {**load_profile("smoke", SMALL), **places, **change}.items() if k in known}, show=False)
+    left, known = LEFT.get(name, f"figures/{name}.csv"), parameters_of(notebook)
+    if notebook not in ARTEFACTS and name.startswith(("figure", "table", "study", "stage-2c")) or name.startswith(COMPARED):
+        execute(notebook, tmp_path / "first.ipynb", {k: v for k, v in given.items() if k in known}, show=False)
+        before = sorted(p.read_bytes() for p in tmp_path.glob(left))
+    else:
+        before = sorted(p.read_bytes() for p in (evidence if name == "stage-6" or not list(into.glob(left)) else into).glob(left))
+    if callable(change):
+        change(tmp_path)
+        change = {}
+    execute(notebook, tmp_path / "executed.ipynb", {k: v for k, v in {**given, **change}.items() if k in known}, show=False)
     after = sorted(p.read_bytes() for p in tmp_path.glob(left))
     assert before and len(after) == len(before) and after != before
 
