@@ -87,7 +87,7 @@ def test_every_artefact_is_there_and_the_index_knows_its_records(made):
         kinds = ("png", "svg", "csv") if n.stem.startswith("figure") else ("csv", "md")
         files = index["made"][n.stem]["files"]
         assert files == sorted(files) and {f"{n.stem}.{k}" for k in kinds} <= set(files) and all(f.startswith(n.stem) for f in files)
-        assert all((figures / f).stat().st_size > 100 for f in index["made"][n.stem]["files"])
+        assert all((figures / f"{n.stem}.{k}").stat().st_size > 100 for k in kinds)
     assert sorted(index["records"]["proxy"]) == sorted(r.spec.hash for r in RunStore(into / "records/proxy")) and len(index["records"]["target"]) == 2
     assert len(read_run_table(figures / "stage-2-runs.csv")) == 14
 
@@ -193,7 +193,7 @@ def test_changes_when_a_parameter_does(made, evidence, tmp_path, notebook):
     if name == "stage-1":
         shutil.rmtree(tmp_path / "build/store")  # a store of other parameters is refused, not overwritten
     left, known = LEFT.get(name, f"figures/{name}.csv"), parameters_of(notebook)
-    if notebook not in ARTEFACTS and name.startswith(("figure", "table", "study", "stage-2c")) or name.startswith(COMPARED):
+    if (notebook not in ARTEFACTS and name.startswith(("figure", "table", "study", "stage-2c"))) or name.startswith(COMPARED):
         execute(notebook, tmp_path / "first.ipynb", {k: v for k, v in given.items() if k in known}, show=False)
         before = sorted(p.read_bytes() for p in tmp_path.glob(left))
     else:
@@ -241,7 +241,7 @@ def test_a_recorded_profile_is_redrawn_without_text(made, clone):
     assert index["made"]["stage-1-corpus"]["files"] == ["stage-1-corpus.csv", "stage-1-corpus.md"] and list(index["records"]) == ["proxy", "target"]
     assert set(index["made"]) == {n.stem for n in NOTEBOOKS if wanted(n, "runs")} - set(load_profile("look")["without"])
     reproduce("look", say=said.append)
-    assert said[-1] == "2 of 2 figures and tables up to date, 0 made" and sum(line.endswith(": up to date") for line in said) == 4
+    assert said[-1] == "7 of 7 figures and tables up to date, 0 made" and sum(line.endswith(": up to date") for line in said) == 5
     clone(without, domains="nowhere", seeds=[5])  # a profile that asks for other runs than are recorded
     with pytest.raises(InputError, match=r"stage-2-proxy-runs: .*look/store.json: a manifest without its store, .*delete this file"): reproduce("look", say=said.append)
     with pytest.raises(InputError, match=r"stage-1-corpus: .*nowhere"): reproduce("look", fresh=True, say=said.append)
@@ -357,10 +357,11 @@ def test_published_numbers_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     compared = 0
     for n in PUBLISHED:
+        if n.stem == "figure-11": continue  # a drawing of the method; no number of its own
         check = pd.read_csv(tmp_path / f"made/figures/{n.stem}-check.csv").query("reading_error == 0")
         assert (check.difference.abs() < (1e-5 if n.stem == "figure-06" else 1e-8)).all(), n.stem  # the authors print their fit with six decimals, the rest with eight or more
         compared += len(check)
-    assert [n.stem for n in PUBLISHED] == ["figure-04", "figure-05", "figure-06", "figure-07", "figure-08", "figure-12", "table-02"] and compared == 92
+    assert [n.stem for n in PUBLISHED] == ["figure-04", "figure-05", "figure-06", "figure-07", "figure-08", "figure-11", "figure-12", "table-02"] and compared == 92
 
 
 def test_one_byte_of_the_store_is_noticed_though_its_size_is_the_same(tmp_path):
