@@ -436,7 +436,7 @@ def _store(folder):
 
 def test_the_readme_quotes_the_noise_study():
     "Every row of the README's table of settings is one of the recorded study, digit for digit."
-    section = (ROOT / "README.md").read_text().partition("## A proxy one can believe")[2].partition("\n## ")[0]
+    section = (ROOT / "README.md").read_text().partition("### A proxy one can believe")[2].partition("\n### ")[0]
     quoted = [line for line in section.splitlines() if line.startswith("|")]
     assert len(quoted) >= 8 and set(quoted) <= set((ROOT / "figures/mini/study-noise.md").read_text().splitlines())
     assert "REDRAW" not in section and "FRESH" not in section
