@@ -29,7 +29,7 @@ from .runs import RunSpec, RunStore, RunTable
 # %% ../nbs/09_baselines.ipynb #227aaf1b
 if TYPE_CHECKING:
     import torch
-    from autoscale.trainer import Nats
+    from autoscale.model import Nats
 
 # %% ../nbs/09_baselines.ipynb #1db7b862
 def natural(available: dict[str, int],  # tokens there are of each domain
@@ -279,7 +279,8 @@ def group_dro(spec: RunSpec, store: TokenStore, device: "str | torch.device", co
               folder: Path,  # where the reference's record and weights are
              ) -> GroupDRO:
     "The rule that a proxy's `spec.reweight` names, as `train_together` asks for it. Raises `InputError` where its reference is not there."
-    from autoscale.trainer import compiled, load_model, token_nats
+    from autoscale.model import compiled, token_nats
+    from autoscale.trainer import load_model
     rule = spec.reweight or {}
     if rule.get("rule") != "doremi": raise InputError(f"rule {rule.get('rule')!r} is not known; there is doremi")
     [reference] = RunStore(folder).named([rule["reference"]])

@@ -197,10 +197,20 @@ end_of_text = "<|endoftext|>"
 
 def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every domain
                     vocab_size: int = 1024,  # tokens, with the 256 bytes and the end of text
+                    algorithm: str = "bpe",  # "bpe": byte-level; "wordpiece": BERT's, lower case, with [MASK] and [CLS]
                    ) -> "PreTrainedTokenizerBase":
-    "Byte-level BPE as a `PreTrainedTokenizerFast`; equal samples give an equal tokenizer. Raises `InputError` below 257 tokens."
-    _check_vocabulary(vocab_size); needs("tokenizers"); transformers = needs("transformers")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    "A `PreTrainedTokenizerFast`; equal samples give an equal tokenizer. Raises `InputError` below 257 tokens and on another algorithm."
+    _check_vocabulary(vocab_size); _check_algorithm(algorithm); needs("tokenizers"); transformers = needs("transformers")
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    if algorithm == "wordpiece":
+        special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        letters = min(1000, vocab_size // 8)  # each takes two tokens, at the start of a word and inside; what is rarer is unknown
+        tokenizer.train_from_iterator(samples, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(special.values()), limit_alphabet=letters, show_progress=False))
+        ends = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends)  # pyright: ignore[reportCallIssue] (its stub names none)
+        return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -210,6 +220,9 @@ def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every d
 
 def _check_vocabulary(size: int):
     if not isinstance(size, int) or size < 257: raise InputError(f"vocab_size is {size!r}, not a whole number that is large enough; 256 bytes and the end of text need at least 257")
+
+def _check_algorithm(name: str):
+    if name not in ("bpe", "wordpiece"): raise InputError(f"no tokenizer is trained by {name!r}; there are bpe and wordpiece")
 
 def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":  # a folder, or a name on the hub
     "Any `transformers` tokenizer (its own code is never run). Raises `InputError` where it cannot be loaded or has no token to end a text with."
@@ -222,7 +235,7 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":  # a folder, 
 def _end_id(tokenizer) -> int | None:
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
 
-# %% ../nbs/01_corpus.ipynb #83799750
+# %% ../nbs/01_corpus.ipynb #9e596e91
 _format, _splits = "autoscale token store 1", ("train", "valid")  # raise the number whenever extraction, split or layout change
 
 def _canonical(content) -> str:
@@ -258,6 +271,20 @@ class TokenStore:
         "The token after every document."
         return self.manifest["tokenizer"]["eot"]
 
+    @property
+    def mask(self) -> int:
+        "The token that stands where a masked language model has to guess. Raises `InputError` where the tokenizer has none."
+        return self._special("mask")
+
+    @property
+    def cls(self) -> int:
+        "The token that a masked language model's sequences begin with. Raises `InputError` where the tokenizer has none."
+        return self._special("cls")
+
+    def _special(self, name: str) -> int:
+        try: return self.manifest["tokenizer"][name]
+        except KeyError: raise InputError(f"{self.path}: its tokenizer has no [{name.upper()}] token, which a masked language model needs; build a store with algorithm wordpiece, or with the tokenizer of a BERT") from None
+
     def _entry(self, domain: str, split: str) -> dict:
         if domain not in self.manifest["domains"]: raise InputError(f"no domain {domain!r} in the store {self.path}; it has {', '.join(self.domains)}")
         if split not in _splits: raise InputError(f"no split {split!r}; a store has {' and '.join(_splits)}")
@@ -284,7 +311,7 @@ class TokenStore:
         "The `transformers` tokenizer that the store was cut with. Raises `InputError` where only the manifest is here."
         return load_tokenizer(self._file("tokenizer"))
 
-# %% ../nbs/01_corpus.ipynb #220f8360
+# %% ../nbs/01_corpus.ipynb #89f001b5
 def open_store(path: str | Path,  # the folder, or a manifest alone
                verify: bool = True,  # read every file and compare its sha256; False: compare sizes only
               ) -> TokenStore:
@@ -311,7 +338,7 @@ def open_store(path: str | Path,  # the folder, or a manifest alone
     if _folder_sha256(path/"tokenizer") != manifest["tokenizer"]["sha256"]: raise InputError(f"{path}/tokenizer: damaged, or another tokenizer (its sha256 is not the manifest's); {again}")
     return TokenStore(path, manifest)
 
-# %% ../nbs/01_corpus.ipynb #1ec96a95
+# %% ../nbs/01_corpus.ipynb #289fc0af
 class _Spool:
     "A domain's distinct documents on disk, and where each of them stands: of a document only its place stays in memory."
     def __init__(self, path: Path): self.path, self.rows = path, []
@@ -360,6 +387,7 @@ def build_store(path: str | Path,  # the folder to make
                 domains: Mapping[str, Sequence[Source]],  # the sources of each domain, in order
                 tokenizer: str | Path | None = None,  # a `transformers` tokenizer (folder or name); None: train one
                 vocab_size: int = 1024,  # tokens of the trained one
+                algorithm: str = "bpe",  # of the trained one: "bpe", or "wordpiece" for masked language models
                 validation_fraction: float = .05,  # of each domain's bytes
                 seed: int = 0,  # salts the hash that splits and orders the documents
                 progress: bool = True,  # bars on standard error
@@ -372,7 +400,7 @@ def build_store(path: str | Path,  # the folder to make
     _check_fraction(validation_fraction)  # reading may take an hour: what can be refused is refused before
     needs("tokenizers"); needs("transformers")
     if tokenizer is not None: cut = {"tokenizer": _folder_sha256(Path(tokenizer)) if Path(tokenizer).is_dir() else str(tokenizer)}
-    else: _check_vocabulary(vocab_size); cut = {"vocab_size": vocab_size}
+    else: _check_vocabulary(vocab_size); _check_algorithm(algorithm); cut = {"vocab_size": vocab_size, **({} if algorithm == "bpe" else {"algorithm": algorithm})}
     request = {"domains": {d: [describe(s) for s in sources] for d, sources in domains.items()}, "validation_fraction": validation_fraction, "seed": seed, **cut}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -391,7 +419,7 @@ def build_store(path: str | Path,  # the folder to make
                                  "anew, or keep it and choose another (autoscale reproduce: --into DIR)")
     return store
 
-# %% ../nbs/01_corpus.ipynb #fecea636
+# %% ../nbs/01_corpus.ipynb #91741755
 def _build(folder: Path, domains: Mapping[str, Sequence[Source]], tokenizer: str | Path | None, request: JsonDict, progress: bool):
     bar = lambda what, total=None: tqdm(desc=what, total=total, unit="B", unit_scale=True, mininterval=.5, disable=None if progress else True)  # None: shown on a terminal only
     spools, seen, held, salt = {}, set(), {}, f"autoscale {request['seed']}"
@@ -408,7 +436,7 @@ def _build(folder: Path, domains: Mapping[str, Sequence[Source]], tokenizer: str
             def samples():
                 for d, s in spools.items():
                     for text in _sample(s.texts(held[d], len(s.rows)), size): b.update(len(text.encode())); yield text
-            encoder = train_tokenizer(samples(), request["vocab_size"])
+            encoder = train_tokenizer(samples(), request["vocab_size"], request.get("algorithm", "bpe"))
     encoder.save_pretrained(folder/"tokenizer")
     dtype = "<u2" if len(encoder) <= 1 << 16 else "<u4"
     entries = {}
@@ -418,8 +446,9 @@ def _build(folder: Path, domains: Mapping[str, Sequence[Source]], tokenizer: str
             entries[domain] = {split: _write_tokens(folder/f"{domain}.{split}.bin", spool.texts(*ranges[split]), encoder, dtype, b) for split in _splits}
             entries[domain]["sources"] = request["domains"][domain]
         spool.path.unlink()
+    masked = {} if encoder.mask_token_id is None or encoder.cls_token_id is None else {"mask": encoder.mask_token_id, "cls": encoder.cls_token_id}
     manifest = {"format": _format, "domains": entries, "dtype": dtype, "request": request,
-                "tokenizer": {"sha256": _folder_sha256(folder/"tokenizer"), "vocab_size": len(encoder), "eot": _end_id(encoder)}}
+                "tokenizer": {"sha256": _folder_sha256(folder/"tokenizer"), "vocab_size": len(encoder), "eot": _end_id(encoder), **masked}}
     manifest["checksum"] = _canonical(manifest)
     with atomic_write(folder/"manifest.json") as f: f.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from .corpus import TokenStore, needs
 from .mixture import InputError
 from .registry import archive_members, archives, fetch
-from .runs import RunRecord
+from .runs import RunRecord, judged_domains
 
 # %% ../nbs/10_evaluate.ipynb #e9b04bcc
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def t_interval(values: ArrayLike,  # (n,) one value a seed
 Curve = tuple[ArrayLike, ArrayLike]  # (n,) optimiser steps, increasing; (n,) mean held-out loss at each, nats per token
 
 def mean_curve(record: RunRecord) -> Curve:
-    "Steps and mean held-out losses (nats per token, unweighted over domains) along a run. Raises `InputError` where it was evaluated fewer than two times."
+    "Steps and mean held-out losses (nats per token, unweighted over the mixture's domains) along a run. Raises `InputError` where it was evaluated fewer than two times."
     if len(record.evaluations) < 2: raise InputError(f"run {record.name!r} ({record.spec.hash}) was evaluated {len(record.evaluations)} times; a curve needs evaluations along the run (`evaluations` in the profile)")
-    return np.array([e["step"] for e in record.evaluations], float), np.array([np.mean(list(e["losses"].values())) for e in record.evaluations])
+    counted = judged_domains(record.spec.mixture.domains, record.evaluations[0]["losses"])
+    return np.array([e["step"] for e in record.evaluations], float), np.array([np.mean([e["losses"][d] for d in counted]) for e in record.evaluations])
 
 def _checked(x: ArrayLike, losses: ArrayLike, what: str) -> tuple[np.ndarray, np.ndarray]:
     x, losses = np.asarray(x, float), np.asarray(losses, float)

@@ -104,7 +104,7 @@ def run_configs(table: RunTable) -> dict[str, JsonDict]:  # file name -> content
     return configs
 
 # %% ../nbs/05_sweep.ipynb #4a5060df
-_settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "seeds": [0], "evaluation_sequences": 128, "workers": 1, "stack": 1, "micro_batch": None, "compile": False}
+_settings = {"model": None, "optimiser": {}, "context": None, "batch": None, "precision": "bf16", "masked": None, "seeds": [0], "evaluation_sequences": 128, "workers": 1, "stack": 1, "micro_batch": None, "compile": False}
 _whole = ("context", "batch", "evaluation_sequences", "workers", "stack", "micro_batch")
 
 def read_settings(path: str | Path) -> JsonDict:
@@ -114,10 +114,11 @@ def read_settings(path: str | Path) -> JsonDict:
     except (OSError, yaml.YAMLError) as e: raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(e).split())})") from None
     if not isinstance(found, dict): raise InputError(f"{path}: is not a list of `name: value`")
     settings = {name: found.get(name, default) for name, default in _settings.items()}
-    missing = [name for name, value in settings.items() if value is None and name != "micro_batch"]
+    missing = [name for name, value in settings.items() if value is None and name not in ("micro_batch", "masked")]
     if missing: raise InputError(f"{path}: {', '.join(missing)} not given")
     for name, value in [*((n, settings[n]) for n in _whole if settings[n] is not None), *(("seeds", s) for s in (settings["seeds"] if isinstance(settings["seeds"], list) else [None]))]:
         if not isinstance(value, int) or value < (name != "seeds"): raise InputError(f"{path}: {name} is {settings[name]!r}; write " + ("a list of whole numbers, like [0, 1]" if name == "seeds" else "a whole number of at least 1"))
+    if settings["masked"] is not None and not (isinstance(settings["masked"], float) and 0 < settings["masked"] < 1): raise InputError(f"{path}: masked is {settings['masked']!r}; write the share of tokens to guess, like 0.15, or leave it out for a causal model")
     if not isinstance(settings["model"], dict): raise InputError(f"{path}: model is {settings['model']!r}; write a `transformers` configuration, like {{model_type: gpt2, n_embd: 64}}")
     return settings
 
@@ -125,7 +126,7 @@ def make_spec(mixture: Mixture, store: str, settings: JsonDict, seed: int, every
     "The specification of one run from settings as in `read_settings`; `every` is the number of steps between evaluations, 0 for the end only; `unique` as in `RunSpec`."
     from autoscale.trainer import optimiser_settings
     return RunSpec(mixture, store, settings["model"], optimiser_settings(**settings["optimiser"]), settings["context"], settings["batch"], seed,
-                   settings["precision"], {"sequences": settings["evaluation_sequences"], "every": every}, unique=unique or None)
+                   settings["precision"], {"sequences": settings["evaluation_sequences"], "every": every}, unique=unique or None, masked=settings.get("masked"))
 
 def jobs_from_design(table: RunTable, store: str, settings: JsonDict) -> list[tuple[str, RunSpec]]:
     "Every run of a table with every seed."
@@ -137,7 +138,7 @@ def _called(jobs) -> str: return f"run{'s' * (len(jobs) > 1)} {', '.join(repr(na
 
 def _check(jobs: list[tuple[str, RunSpec]], store: TokenStore, stack: int, compile: bool, reweight):
     "Raise `InputError` on the first run that cannot be laid out, has a model that cannot be built, or cannot be stacked; and where nothing can be compiled."
-    from autoscale.trainer import build_model, can_compile, has_dropout
+    from autoscale.model import build_model, can_compile, has_dropout
     if compile and not can_compile(): raise InputError("compile: there is no C++ compiler here, and torch.compile needs one; install g++, or set compile to false (slower, same losses up to rounding)")
     available, built = store.available(), set()
     for name, spec in jobs:

@@ -25,7 +25,8 @@ from autoscale.evaluate import (TASKS, Curve, Estimate, Example, budget_at, cloz
 from autoscale.mixture import InputError
 from autoscale.registry import archives
 from autoscale.runs import RunRecord, RunStore
-from autoscale.trainer import build_model, token_nats, train_together
+from autoscale.model import build_model, token_nats
+from autoscale.trainer import train_together
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,8 @@ import pytest
 
 from autoscale.mixture import InputError, Mixture
 from autoscale.runs import RunSpec
-from autoscale.trainer import OPTIMISER, Stack, build_model, has_dropout, held_out, learning_rate, load_model, sequence_nats, train, train_together
+from autoscale.model import Stack, build_model, has_dropout, held_out, sequence_nats
+from autoscale.trainer import OPTIMISER, learning_rate, load_model, train, train_together
 
 CHILD = """
 import json, sys
