@@ -18,7 +18,7 @@ from .mixture import InputError, Mixture
 # %% ../nbs/02_sampler.ipynb #7815427f
 _golden = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: j -> j * golden mod 2^64 is one-to-one
 
-def seed_of(*parts) -> int:
+def seed_of(*parts: object) -> int:
     "64 bits that depend on every part, the same on every machine (Python's own `hash` of a string is not)."
     return int.from_bytes(hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:8], "little")
 

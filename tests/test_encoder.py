@@ -75,12 +75,18 @@ def better(folder):
     frame.assign(value=frame.value * 0.9).to_csv(path, index=False)
 
 
+def other_choice(folder):
+    "Other tokens where stage 5 wrote what AutoScale chose."
+    path = folder / "figures/stage-5-choices.json"
+    path.write_text(json.dumps([{**{k: v for k, v in c.items() if k not in ("weights", "epochs")}, "tokens": c["tokens"][::-1]} for c in json.loads(path.read_text())]))
+
+
 def other_store(folder):
     path = folder / "records/store.json"
     path.write_text(path.read_text().replace('"vocab_size": ', '"vocab_size": 1'))
 
 
-CHANGES = {"figure-02": {"methods": ["uniform", "AutoScale"]}, "figure-09": {"objective": "perplexity"}, "figure-10": {"level": 0.5}, "table-07": other_store, "table-08": louder, "table-09": better, "stage-7-finetune": {"finetune_seeds": [0, 2]}}
+CHANGES = {"figure-02": {"methods": ["uniform", "AutoScale"]}, "figure-09": other_choice, "figure-10": {"level": 0.5}, "table-07": other_store, "table-08": louder, "table-09": better, "stage-7-finetune": {"finetune_seeds": [0, 2]}}
 LEFT = {"stage-7": "stage-7-finetune.csv", "figure-10": "figure-10-saved.csv"}
 
 
