@@ -46,7 +46,7 @@ def _replacement(module: torch.nn.Module, context: int) -> torch.nn.Module | Non
     plain = type(module).__name__.endswith("RotaryEmbedding") and getattr(module, "rope_type", None) == "default" and list(inspect.signature(module.forward).parameters) == ["x", "position_ids"]
     return FixedRotary(module, context) if plain else None  # other kinds depend on the length or the layer
 
-_residual = re.compile(r"(attn\.c_proj|mlp\.c_proj|o_proj|down_proj|out_proj|fc2|(attn|attention)\.dense|dense_4h_to_h|output\.dense)\.weight$")  # GPT-2, Llama and its kin, OPT, Phi, GPT-NeoX, BERT
+_residual = re.compile(r"(attn\.c_proj|mlp\.c_proj|o_proj|down_proj|out_proj|fc2|(attn|attention)\.dense|dense_4h_to_h|output\.dense|(attn|mlp)\.Wo)\.weight$")  # GPT-2, Llama and its kin, OPT, Phi, GPT-NeoX, BERT, ModernBERT
 
 def build_model(spec: RunSpec, store: TokenStore,
                 device: str | torch.device = "cpu",  # what it will be trained on; "meta" checks the specification and allocates nothing

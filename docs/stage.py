@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT/"build/docs/source"  # or the folder named on the command line
 EXECUTED = {"mini": "autoscale reproduce --profile mini", "published": "autoscale reproduce --source published"}  # profile -> what makes its notebooks
 PROFILES = {"mini": "the real thing on a laptop, redrawn from its recorded runs", "published": "the authors' published numbers, recomputed",
-            "truth": "simulated worlds, where the best mixture is known", "scarce": "a domain that runs out", "smoke": "every step in minutes", "bench": "timings, with machine and versions"}
+            "truth": "simulated worlds, where the best mixture is known", "scarce": "a domain that runs out", "encoder": "an encoder in the paper's second half, at a small size", "smoke": "every step in minutes", "bench": "timings, with machine and versions"}
 
 def write(path: str, text: str):
     file = SOURCE/path; file.parent.mkdir(parents=True, exist_ok=True)

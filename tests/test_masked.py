@@ -21,6 +21,7 @@ from autoscale.sampler import Sampler, schedule
 from autoscale.sweep import sweep
 from autoscale.trainer import learning_rate, load_model, optimiser_settings, train
 
+MODERN = {"model_type": "modernbert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3}
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -159,10 +160,18 @@ def test_kept_weights_are_a_bert(pieces, masked, tmp_path):
         assert abs(float(model(input_ids=hidden[:, 0], labels=hidden[:, 1].contiguous()).loss) - record.losses[pieces.domains[0]]) < 1e-5
 
 
-def test_blocks_can_start_as_the_identity(pieces, masked):
-    model = build_model(replace(masked, model={**BERT, "residual_init": 0}), pieces)
-    into = [p for n, p in model.named_parameters() if n.endswith("output.dense.weight")]
+@pytest.mark.parametrize(("settings", "last"), [(BERT, "output.dense.weight"), (MODERN, "Wo.weight")])
+def test_blocks_can_start_as_the_identity(pieces, masked, settings, last):
+    "A model without blocks says the same."
+    model = build_model(replace(masked, model={**settings, "residual_init": 0}), pieces).eval()
+    into = [p for n, p in model.named_parameters() if n.endswith(last)]
     assert len(into) == 2 and all(float(p.abs().max()) == 0 for p in into)
+    if settings is MODERN:  # BERT normalises what leaves a block, so there only the blocks' own part is nothing
+        rows, layers = torch.from_numpy(held_out(pieces, pieces.domains[0], 64, 2, 0.15))[:, 0], model.model.layers
+        with torch.no_grad():
+            whole = model(input_ids=rows).logits
+            del layers[:]
+            assert torch.equal(model(input_ids=rows).logits, whole)
 
 
 def test_refusals(store, pieces, masked, tmp_path):
