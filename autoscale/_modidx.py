@@ -675,6 +675,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'autoscale.reproduce.outputs': ('reproduce.html#outputs', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce.parameters_of': ('reproduce.html#parameters_of', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce.parse_overrides': ('reproduce.html#parse_overrides', 'autoscale/reproduce.py'),
+                                     'autoscale.reproduce.plain_values': ('reproduce.html#plain_values', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce.record_hashes': ('reproduce.html#record_hashes', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce.recorded': ('reproduce.html#recorded', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce.recorded_choices': ('reproduce.html#recorded_choices', 'autoscale/reproduce.py'),

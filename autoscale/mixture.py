@@ -35,7 +35,7 @@ def parse_tokens(size: str | int | float  # `0.3B`, `300M`, `1e9`, or a number
                 ) -> int:  # whole tokens
     "Read a token count; raises `InputError` where it is not a positive whole number of tokens."
     match = re.fullmatch(r"\s*([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?)\s*([kmbt]?)\s*", str(size).lower())
-    if not match or len(match[1]) > 40 or re.search(r"e\+?[0-9]{3}", match[1]): raise InputError(f"{size!r} is not a number of tokens; write it like 0.3B, 300M or 1e9")
+    if not match or len(match[1]) > 40 or re.search(r"e[+-]?[0-9]{3}", match[1]): raise InputError(f"{size!r} is not a number of tokens; write it like 0.3B, 300M or 1e9")
     tokens = Fraction(re.sub("[_,]", "", match[1])) * _suffixes[match[2]]
     if tokens.denominator != 1 or tokens <= 0:
         raise InputError(f"{size!r} is {float(tokens):g} tokens, not a positive whole number")

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from autoscale.cli import app
 from autoscale.imports import read_runs
+from autoscale.runs import RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT/"docs").glob("*.md"))
@@ -157,6 +158,38 @@ def test_target_runs_of_mini_ended_as_readme_and_page_say():
     assert len(table) == 2 + len(committed("mini/figure-03-saved.csv"))
     for text in ((ROOT/"README.md").read_text(encoding="utf-8"), text_of("reproduce-the-paper")):
         assert all(line in text for line in table)
+
+def test_target_runs_of_the_encoder_ended_as_readme_says():
+    text = (ROOT/"README.md").read_text(encoding="utf-8").split("### And an encoder?")[1].split("\n### ")[0]
+    table = (ROOT/"figures/encoder/figure-10-saved.md").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 2 + 6 and "\n".join(table) in text
+    saved, change = committed("encoder/figure-10-saved.csv").set_index(["target", "method"]), committed("encoder/table-08-change.csv").set_index("weights").loc["DDO, larger scale, ours"]
+    assert list(saved.index) == [(t, m) for t, order in ((1658880, ("AutoScale", "DDO, larger scale", "uniform")), (6635520, ("uniform", "DDO, larger scale", "AutoScale"))) for m in order]
+    for d in ("news", "pubmed", "github"):
+        bits, error = change[d].split(" ± ")
+        assert f"{d} {float(bits):.3f} ± {float(error):.3f}" in text, d
+
+def test_the_prose_about_the_comparison_says_what_the_tables_say():
+    text = (ROOT/"README.md").read_text(encoding="utf-8").split("### Does the projected mixture win at the target?")[1].split("\n### ")[0]
+    seeds, cost, laws, tasks = (committed(f"mini/{name}.csv") for name in ("stage-4-seeds", "table-05-noise", "table-05-laws", "stage-6-tasks"))
+    wiki = seeds.set_index("domain").loc["wikipedia"]
+    alone = cost[cost.iloc[:, 0].str.contains("alone")].bimix
+    means = cost.set_index(cost.columns[0]).loc["mean of single seeds"]
+    ranks = laws.set_index("law")["rank correlation"]
+    bits = tasks.groupby(["method", "seed"]).bits_per_byte.mean().unstack(0)
+    without = tasks[tasks.task != "boolq"].groupby(["method", "seed"]).bits_per_byte.mean().unstack(0)
+    def spread(x): return f"{abs(x.mean()):.3f} ± {x.std(ddof=1) / len(x) ** .5:.3f}"
+    target = [r for r in RunStore(ROOT/"nbs/paper/records/mini/target") if r.status == "finished"]
+    most = {r.name.split(" @")[0]: max(r.epochs.values()) for r in target}
+    sciq = sorted(tasks[(tasks.method == "DoReMi") & (tasks.task == "sciq")].accuracy)
+    for said in (f"standard deviation of {wiki.iloc[3]:.3f}", f"{wiki.iloc[4]:.3f} of that is left", f"on a weight of {wiki.weight:.3f}", f"{alone.min():.3f} to {alone.max():.3f} nats behind uniform weights, {means.bimix:.3f} on average",
+                 f"by the joint law {means.joint:.3f} and by the regression {means.regression:.3f}", f"put them {-means.exponential:.3f} and {-means['log-linear']:.3f} ahead",
+                 f"{ranks.bimix:.2f}; the regression {ranks.regression:.2f}, the joint law {ranks.joint:.2f}", f"{spread(bits.AutoScale)} against {spread(bits.uniform)} for uniform", f"{spread(without.AutoScale - without.uniform)} below uniform",
+                 f"({sciq[1]:.0%} and {sciq[2]:.0%}; the third {sciq[0]:.0%})", f"({most.pop('RegMix, linear'):.1f} epochs of arxiv)", f"at most {max(most.values()):.2f} of a domain", f"took {sum(r.seconds for r in target) / 2 / 3600:.1f} hours on two cores"):
+        assert said in text, said
+
+def test_nothing_is_left_to_be_filled_in():
+    for path in (ROOT/"README.md", ROOT/"DECISIONS.md", *PAGES): assert not re.search(r"@@|TODO|FIXME|XXX", path.read_text(encoding="utf-8")), path
 
 # ---- the build ----
 

@@ -447,18 +447,23 @@ def test_the_band_of_the_noise_study_is_the_smallest_effect_of_mini():
     assert load_profile("mini")["smallest_effect"] == round(effects.min(), 2)
 
 
-def test_the_records_of_mini_are_those_of_its_profile():
+@pytest.mark.parametrize(("name", "kinds"), [("mini", ("proxy", "evidence", "target", "noise", "rivals")), ("encoder", ("proxy", "target", "noise"))])
+def test_the_records_of_a_profile_are_what_it_asks_for(name, kinds):
     "Every specification that the profile asks for is recorded, trained on the store whose manifest is beside it, and is what the run table says."
-    places, profile = Places.of("mini"), load_profile("mini")
+    places, profile = Places.of(name), load_profile(name)
     store = open_store(places.records / "store.json")
-    listed = {kind: record_hashes(places, kind) for kind in ("proxy", "evidence", "target", "noise")}
-    settings = {k: profile[k] for k in ("model", "optimiser", "context", "batch", "precision", "evaluation_sequences")}
-    wanted_now = {make_spec(mixture, store.hash, settings, seed).hash for total in profile["scales"] for _, mixture in ddo_design(Mixture.uniform(store.domains, total, multiple=profile["context"]), profile["factor"], multiple=profile["context"])
+    listed = {kind: record_hashes(places, kind) for kind in kinds}
+    settings = {k: profile[k] for k in ("model", "optimiser", "context", "batch", "precision", "evaluation_sequences")} | {"masked": profile.get("masked")}
+    wanted_now = {make_spec(mixture, store.hash, settings, seed).hash for total in profile["scales"] for _, mixture in ddo_design(Mixture.uniform(profile.get("trained") or store.domains, total, multiple=profile["context"]), profile["factor"], multiple=profile["context"])
                   for seed in profile["seeds"]}
     assert wanted_now == set(listed["proxy"])
     for kind, hashes in listed.items():
         assert all(r.spec.store == store.hash and r.status == "finished" for r in RunStore(places.records / kind).named(hashes))
         assert {p.stem for p in (places.records / kind).glob("*.json")} == set(hashes)
-    for kind, name in (("proxy", "stage-2-runs"), ("target", "stage-5-runs")):
-        table, made = read_run_table(places.figures / f"{name}.csv"), run_table(RunStore(places.records / kind).named(listed[kind]))
+    compared = pd.read_csv(places.figures / "stage-5-comparison.csv")
+    asked = {(c["target"], method, seed) for c in profile["comparisons"] for method in c["methods"] for seed in c.get("seeds", profile["target_seeds"])}
+    assert set(zip(compared.target, compared.method, compared.seed)) == asked and set(compared.run) == set(listed["target"])
+    if "rivals" in kinds: assert len(listed["rivals"]) == len(read_run_table(places.figures / "stage-2c-sampled.csv")) + 2 * profile["doremi_rounds"] * len(profile["doremi_seeds"])
+    for kind, stage in (("proxy", "stage-2-runs"), ("target", "stage-5-runs")):
+        table, made = read_run_table(places.figures / f"{stage}.csv"), run_table(RunStore(places.records / kind).named(listed[kind]))
         assert table.runs == made.runs and (table.tokens == made.tokens).all() and (table.losses == made.losses).all()
