@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from .corpus import TokenStore
 from .ddo import find_designs, fit_ddo
@@ -228,6 +227,7 @@ def regmix(evidence: Evidence, total: int, multiple: int = 1,
     if spread < 1e-12: raise InputError("all sampled runs have the same mixture; there is nothing to learn from them")
     draws = np.random.default_rng(42).dirichlet(((mean * (1 - mean)).sum() / spread - 1) * mean + 1e-9, _simulated)  # of the runs' mean and spread
     best = draws[np.argsort(predict(draws), kind="stable")[:_best]].mean(0)
+    from scipy.stats import spearmanr  # half a second to import
     return _choice(evidence, best, total, multiple, f"RegMix{', linear' * linear}", Cost.of(table), (f"rank correlation with left-out runs {spearmanr(guess, y).statistic:.2f}",))
 
 # %% ../nbs/09_baselines.ipynb #6993519b

@@ -242,8 +242,11 @@ def reproduce(profile: str = "smoke",
     before = []
     stages, artefacts = _notebooks(places, parameters)
     redraw = parameters.get("recorded") and not (overrides or fresh)
-    committed = _committed(places, stages) if redraw else 0
-    if committed: say(f"redraws from {committed} committed records; to train them again: --fresh")
+    committed, trained = _committed(places, stages) if redraw else 0, stages
+    if committed:  # a study then trains nothing, and reads records as a figure does
+        studies = [n for n in stages if n.stem.startswith("study")]
+        stages, artefacts = [n for n in stages if n not in studies], studies + artefacts
+        say(f"redraws from {committed} committed records; to train them again: --fresh")
     elif redraw: say("not every record is here: begins with the text, and trains what is missing")
     store = manifest if committed else places.build / "store"
     for notebook in stages:
@@ -268,7 +271,7 @@ def reproduce(profile: str = "smoke",
     if failed: raise failed[0]
     say(f"{len(artefacts) - len(waiting)} of {len(artefacts)} figures and tables up to date, {len(waiting)} made")
     write_index(profile, parameters, places, [*stages, *artefacts])
-    return "\n".join([*(run_summary(places, stages) if source == "runs" else check_summary(places)), *_files(places)])
+    return "\n".join([*(run_summary(places, trained) if source == "runs" else check_summary(places)), *_files(places)])
 
 # %% ../nbs/13_reproduce.ipynb #d3645eda
 def stage_evidence(out: str | Path,  # the profile's folder in figures
