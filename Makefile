@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce test bench docs pins FORCE
+.PHONY: help reproduce test soak bench docs pins FORCE
 
 help: ## print this
 	@echo 'AutoScale. Targets:'
@@ -31,6 +31,9 @@ endef
 
 test: $(STAMP) ## run every test, the notebooks among them, two at a time
 	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+
+soak: $(STAMP) ## what takes too long for make test: a hundred kills, a thousand runs, a gigabyte of text (about an hour)
+	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest -m soak -s --durations=0
 
 bench: $(STAMP) ## time the package against the alternatives, side by side: records, pictures and a table in figures/bench
 	@MPLBACKEND=Agg .venv/bin/python -m autoscale.bench $(if $(SMOKE),--smoke) $(if $(ONLY),--only "$(ONLY)")

@@ -30,7 +30,7 @@ setup(
     packages=find_namespace_packages(include=["autoscale", "autoscale.*"], exclude=["*.__pycache__"]),
     include_package_data=True,  # autoscale/data, as MANIFEST.in says
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("train", "paper", "track", "frameworks", "docs", "dev")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("train", "paper", "track", "ray", "frameworks", "docs", "dev")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from .corpus import TokenStore
 from .ddo import find_designs, fit_ddo
-from .joint import fit_joint
+from .joint import JointLaw, fit_joint
 from .laws import fit_formula, judge
 from .mixture import InputError, JsonDict, Mixture, epoch_caps, format_tokens, mixture_from_dict, mixture_to_dict, with_epochs
 from .projection import project_runs
@@ -101,6 +101,11 @@ class Evidence:
     objective: str = "nats"
     floor: float = .2  # smallest share at each of the paper's scales, in multiples of the uniform share
 
+    @functools.cached_property
+    def joint(self) -> JointLaw:
+        "The joint law of `runs`: fitted once, for any number of targets."
+        return fit_joint(self.need("runs"))
+
     @overload
     def need(self, name: Literal["runs", "sampled"]) -> RunTable: ...
     @overload
@@ -139,7 +144,7 @@ def autoscale_published(evidence: Evidence, total: int, multiple: int = 1) -> Ch
 def autoscale_joint(evidence: Evidence, total: int, multiple: int = 1) -> Choice:
     "The best mixture of the joint law fitted to the same runs, this package's default."
     table = evidence.need("runs")
-    best = fit_joint(table).optimum(total, available=evidence.available, objective=evidence.objective)
+    best = evidence.joint.optimum(total, available=evidence.available, objective=evidence.objective)
     return _choice(evidence, best.mixture.weights, total, multiple, "joint", Cost.of(table), best.notes)
 
 # %% ../nbs/09_baselines.ipynb #8a46697e

@@ -374,10 +374,12 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
            available: _option(Path | None, metavar="FILE.json", help="Tokens there are of each domain, {\"domain\": tokens}: every run then draws from as small a share of them as --to asks for, and repeats a scarce domain as often as the target will.") = None,
            to: _option(str | None, metavar="TOKENS", help="The target's budget, with --available.") = None,
            configs: _option(Path | None, metavar="DIR", help="Write a configuration for each run here too.") = None,
+           slurm: _option(Path | None, metavar="FILE.sh", help="Write a job array for Slurm here too, one run an entry.") = None,
            framework: FrameworkName = None, paths: Paths = None, tokens_per_document: PerDocument = None, json_path: Json = None):
     "Lay out the 2m+1 runs of DDO at each scale, as a run table without losses."
     _begin(f"runs of {tokens}")
-    from autoscale.mixture import Mixture, format_tokens, parse_tokens
+    from autoscale.cluster import slurm_script
+    from autoscale.mixture import Mixture, atomic_write, format_tokens, parse_tokens
     from autoscale.runs import write_run_table
     from autoscale.sweep import design_table, run_configs
     names = [d.strip() for d in domains.split(",")]
@@ -390,13 +392,17 @@ def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run t
     files = run_configs(table)
     exports = _exports(files, framework, _paths(paths), _per_document(tokens_per_document)) if framework else {}
     if configs and (others := sorted({p.stem for p in configs.glob("*.json")} - files.keys())): _refuse(f"{configs}: holds {', '.join(others[:3])}{' …' if len(others) > 3 else ''}, which are not of this design; choose an empty folder, or remove them")
+    script = slurm_script(out.resolve(), len(table), slurm.name) if slurm else ""
     for folder in filter(None, (out.parent, configs)): folder.mkdir(parents=True, exist_ok=True)  # both, before either is written to
     write_run_table(out, table)
     if configs: _write_configs(configs, files, exports)
+    if slurm:
+        with atomic_write(slurm) as f: f.write(script)
     total = int(table.tokens.sum())
     _write(json_path, {"design": str(out), "runs": len(table), "total_tokens": total, "configs": files},
            [f"{len(table)} runs, {format_tokens(total)} tokens, written to {out}; train them and add a column loss.<domain> for each domain you judge by",
             *([f"a run may draw from at most unique.<domain> tokens of a domain, so that it repeats the domain as often as the target of {to} will; a domain without that column is not short" if table.unique is not None else f"no domain is short at {to}: the runs are not limited"] if known else []),
+            *([f"a job array for Slurm in {slurm}; its first lines say how to submit it"] if slurm else []),
             *([f"a configuration for each run in {configs}" + (f", and its files for {framework} in the folder of its name" if framework else "")] if configs else [])])
 
 def _exports(files, framework, paths, tokens_per_document):
@@ -411,25 +417,36 @@ def _write_configs(folder, files, exports):
         if name in exports: exports[name].write(folder / name)
 
 # %% ../nbs/14_cli.ipynb #cab23481
-@app.command(epilog=_examples("autoscale sweep design.csv --store store --runs runs --out runs.csv \\", "    --settings nbs/paper/profiles/smoke.yml --track tensorboard"))
+def _cluster(address: str, cpus: float, gpus: float):
+    from autoscale.cluster import RayCluster
+    return RayCluster(address, cpus, gpus)
+
+@app.command(epilog=_examples("autoscale sweep design.csv --store store --runs runs --out runs.csv \\", "    --settings nbs/paper/profiles/smoke.yml --track tensorboard", "autoscale sweep design.csv --store /data/store --runs runs --out runs.csv \\", "    --settings smoke.yml --ray 10.0.0.1:6379 --gpus-per-run 1"))
 def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run table without losses, as `autoscale design` writes it.")],
           store: _option(Path, metavar="STORE", help="Token store, as `autoscale corpus build` makes it."),
           runs: _option(Path, metavar="DIR", help="Folder of run records; finished ones are not trained again."),
-          out: _option(Path, metavar="RUNS.csv", help="Run table with losses to write."),
           settings: _option(Path, metavar="FILE.yml", help="model, optimiser, context, batch, precision, seeds, evaluation_sequences, workers, stack, compile: a profile of the reproduction, for example."),
           track: _option(str | None, metavar="NAME", help="Draw the curves in this tracker while they grow: tensorboard, wandb, trackio or another that accelerate knows.", autocompletion=_complete(lambda: ("tensorboard", "wandb", "trackio", "aim", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab"))) = None,
+          out: _option(Path | None, metavar="RUNS.csv", help="Run table with losses to write.") = None,
+          only: _option(str | None, metavar="RUN", help="Train this run alone: its name in the design, or its number from 1. For job arrays; no table is written.") = None,
+          ray: _option(str | None, metavar="ADDRESS", help="Train on this Ray cluster, a task for each run: HOST:PORT of its head, auto on one of its nodes, or ray://HOST:PORT. Its nodes need this package and the token store at the same path.") = None,
+          cpus_per_run: _option(float, metavar="N", min=.01, help="Cores of a node that a run is given, with --ray.") = 1.,
+          gpus_per_run: _option(float, metavar="N", min=0., help="GPUs of a node that a run is given, with --ray.") = 0.,
+          patience: _option(float | None, metavar="SECONDS", min=1., help="End the sweep where a run shows no progress for so long; what it reached is in its checkpoint.") = None,
           json_path: Json = None):
-    "Train every run of a design on this machine."
+    "Train every run of a design, here or on a cluster; what has a record is not trained again."
     _begin(f"runs of {design}, into {runs}")
     from autoscale.corpus import open_store
     from autoscale.runs import RunStore, read_run_table, run_table, write_run_table
     from autoscale.sweep import jobs_from_design, read_settings, sweep as run_sweep
+    if (out is None) == (only is None): _refuse("--out RUNS.csv is for the table of all runs, --only RUN trains one of them and writes none; give one of the two")
     table = read_run_table(design, trained=False); chosen = read_settings(settings); corpus = open_store(store)
-    records = run_sweep(jobs_from_design(table, corpus.hash, chosen), corpus, RunStore(runs), workers=chosen["workers"], stack=chosen["stack"], micro_batch=chosen["micro_batch"], compile=chosen["compile"], track=track)
-    write_run_table(out, run_table(records))
+    cluster = _cluster(ray, cpus_per_run, gpus_per_run) if ray else None
+    records = run_sweep(jobs_from_design(table, corpus.hash, chosen, only), corpus, RunStore(runs), workers=chosen["workers"], stack=chosen["stack"], micro_batch=chosen["micro_batch"], compile=chosen["compile"], track=track, patience=patience, cluster=cluster)
+    if out: write_run_table(out, run_table(records))
     failed = {r.name: r.reason for r in records if r.status == "failed"}
-    _write(json_path, {"runs": str(out), "finished": len(records) - len(failed), "failed": failed, "records": [r.spec.hash for r in records]},
-           [f"{len(records) - len(failed)} runs finished, written to {out}", *(f"{name} failed: {reason}" for name, reason in failed.items())])
+    _write(json_path, {"runs": str(out or runs), "finished": len(records) - len(failed), "failed": failed, "records": [r.spec.hash for r in records]},
+           [f"{len(records) - len(failed)} run{'s' * (len(records) - len(failed) != 1)} finished, written to {out or runs}", *(f"{name} failed: {reason}" for name, reason in failed.items())])
 
 @app.command(short_help="Repeat the paper for a profile, text to figures.", epilog=_examples("autoscale reproduce", "autoscale reproduce --source published", "autoscale reproduce --profile mini", "autoscale reproduce --set target=1000000 --into /tmp/mine"))
 def reproduce(profile: _option(str | None, metavar="NAME", help="A name in nbs/paper/profiles; smoke where none is given.", autocompletion=_complete(_profile_names)) = None,

@@ -26,6 +26,10 @@ if TYPE_CHECKING: from matplotlib.axes import Axes
 # %% ../nbs/03_runs.ipynb #df9ec72f
 RECIPE = 1  # raise when training semantics change
 
+def _digest(d: JsonDict) -> str:
+    "SHA-256 of the canonical JSON."
+    return hashlib.sha256(json.dumps(d, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
 @dataclass(frozen=True)
 class RunSpec:
     "Everything that decides the result of one training run."
@@ -55,8 +59,8 @@ class RunSpec:
 
     @property
     def hash(self) -> str:
-        "16 hexadecimal digits: SHA-256 of the canonical JSON."
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+        "The first 16 hexadecimal digits of the SHA-256 of its JSON."
+        return _digest(self.to_dict())[:16]
 
     @property
     def steps(self) -> int:
@@ -85,6 +89,13 @@ class RunRecord:
     machine: JsonDict = field(default_factory=dict)
     finished_at: str = ""  # UTC
 
+    def to_dict(self) -> JsonDict:
+        "Plain JSON values."
+        return {**asdict(self), "spec": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, d: JsonDict) -> "RunRecord": return cls(**{**d, "spec": RunSpec.from_dict(d["spec"])})
+
     @property
     def flops(self) -> float:
         "Training FLOPs by the usual estimate, 6 x parameters x tokens (attention's quadratic part left out)."
@@ -108,8 +119,9 @@ class RunStore:
     def path(self, spec: RunSpec) -> Path: return self.folder / f"{spec.hash}.json"
 
     def put(self, record: RunRecord) -> Path:
-        "Write the record atomically; raises `InputError` where it holds a number that is not finite."
-        try: text = json.dumps({**asdict(record), "spec": record.spec.to_dict()}, indent=1, allow_nan=False)
+        "Write the record atomically, with the SHA-256 of its content; raises `InputError` where it holds a number that is not finite."
+        content = record.to_dict()
+        try: text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
         except ValueError: raise InputError(f"run {record.name!r} ({record.spec.hash}) holds a loss that is not finite; record it as failed") from None
         with atomic_write(self.path(record.spec)) as f: f.write(text + "\n")
         return self.path(record.spec)
@@ -130,9 +142,11 @@ class RunStore:
     def _read(self, path: Path) -> RunRecord:
         try:
             d = json.loads(path.read_text(encoding="utf-8"))
-            record = RunRecord(**{**d, "spec": RunSpec.from_dict(d["spec"])})
-        except (ValueError, KeyError, TypeError) as e:
+            told = d.pop("sha256", None)  # records from before there was one have none
+            record = RunRecord.from_dict(d)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise InputError(f"{path}: not a complete run record ({e}); delete the file and the run is trained again") from None
+        if told not in (None, _digest(d)): raise InputError(f"{path}: has changed since it was written (its content does not have the SHA-256 that it names); get it back from a copy, or delete the file and the run is trained again")
         if record.spec.hash != path.stem: raise InputError(f"{path}: holds the record of {record.spec.hash}; rename it, or delete it and the run is trained again")
         return record
 

@@ -7,7 +7,7 @@ __all__ = ['OPTIMISER', 'optimiser_settings', 'learning_rate', 'evaluate', 'auto
            'load_model', 'Clock', 'train', 'train_together', 'shape', 'averaged']
 
 # %% ../nbs/04b_trainer.ipynb #5d913edd
-import atexit, functools, gc, json, math, os, platform, time
+import atexit, functools, gc, hashlib, json, math, os, platform, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -64,14 +64,15 @@ def learning_rate(step: int, steps: int, optimiser: JsonDict) -> float:
 
 # %% ../nbs/04b_trainer.ipynb #065ce0c5
 def evaluate(nats: Nats, model: torch.nn.Module, accelerator: "Accelerator", store: TokenStore, spec: RunSpec, rows_at_once: int, least: int = 32) -> tuple[np.ndarray, np.ndarray]:  # (runs, domains) nats per token, its standard error
-    "Held-out loss of every domain of the store, `rows_at_once` sequences per run and forward pass (at least `least` where no compiled graph wants one shape); each rank takes its share of the sequences, so `model` is not the wrapped one (a rank may have none)."
+    "Held-out loss of every domain of the store, `rows_at_once` sequences per run and forward pass (at least `least` where no compiled graph wants one shape); each rank takes its share of the sequences, in as many passes as the others (over a sharded model a pass is made by all of them)."
     one_graph = nats is not sequence_nats and not has_dropout(model)  # compiling another for evaluation costs more than keeping its activations
     if not one_graph: model.eval()
     runs, rows = getattr(model, "models", 1), [held_out(store, d, spec.context, spec.evaluation["sequences"], spec.masked) for d in store.domains]
     if not one_graph: rows_at_once = max(rows_at_once, min(least, max(map(len, rows))))
     sums = torch.zeros(len(rows), 2, runs, dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64, device=accelerator.device)
-    for d, mine in enumerate(r[accelerator.process_index::accelerator.num_processes] for r in rows):
-        for start in range(0, len(mine), rows_at_once):
+    for d, all_rows in enumerate(rows):
+        mine = all_rows[accelerator.process_index::accelerator.num_processes]
+        for start in range(0, math.ceil(len(all_rows) / accelerator.num_processes), rows_at_once):
             part = mine[start:start + rows_at_once]
             filled = np.concatenate([part, np.zeros((rows_at_once - len(part), *part.shape[1:]), np.int64)])  # one shape, one compiled graph
             with autocast(spec, accelerator), torch.set_grad_enabled(one_graph): found = nats(model, torch.from_numpy(np.tile(filled, (runs, *[1] * (part.ndim - 1)))).to(accelerator.device))
@@ -86,58 +87,90 @@ def autocast(spec: RunSpec, accelerator: "Accelerator") -> torch.autocast:
     return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=spec.precision == "bf16")
 
 # %% ../nbs/04b_trainer.ipynb #bbe01d76
+# What is sharded is told by its methods: importing its classes costs every process of a sweep 0.7 seconds.
+def _whole(tensor: Any) -> torch.Tensor: return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+def _like(tensor: torch.Tensor, parameter: Any) -> torch.Tensor:
+    "On the parameter's device, and where that is sharded this rank's share."
+    tensor = tensor.to(parameter.device)
+    if not hasattr(parameter, "full_tensor"): return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
 def _tensors(model, optimizer, average) -> dict[str, torch.Tensor]:
-    "Everything with a shape that training changes, by name."
+    "Everything with a shape that training changes, by name; all ranks together, where it is sharded."
     named = dict(model.named_parameters())
     moments = {f"{key}/{n}": optimizer.state[p][key] for n, p in named.items() for key in ("exp_avg", "exp_avg_sq") if p in optimizer.state}
-    return {**{f"weight/{n}": p.data for n, p in named.items()}, **moments, **{f"average/{n}": t for n, t in (average or {}).items()}}
+    return {n: _whole(t) for n, t in {**{f"weight/{n}": p.data for n, p in named.items()}, **moments, **{f"average/{n}": t for n, t in (average or {}).items()}}.items()}
 
-def save_checkpoint(path: Path, specs: list[RunSpec], model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor] | None, progress: JsonDict) -> None:
-    "Write the checkpoint to a temporary name and rename it."
+def save_checkpoint(path: Path, specs: list[RunSpec], model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor] | None, progress: JsonDict, write: bool = True) -> None:
+    "Write the checkpoint to a temporary name and rename it; on ranks with `write` False only take part in gathering it. Raises `OSError` where it cannot be written."
+    tensors = _tensors(model, optimizer, average)
+    if write: _save(path, tensors, {"spec": _hashes(specs), "progress": json.dumps(progress)})
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]):
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    save_file(_tensors(model, optimizer, average), temporary, {"spec": _hashes(specs), "progress": json.dumps(progress)})
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.tmp")  # one writer, who holds the run's lock: what a killed one left is written over
+    try:
+        save_file(tensors, temporary, {**header, "sha256": _digest(tensors, header)})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as e:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written ({e}); make room, or choose another folder") from None
+
+def _digest(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
+    "SHA-256 of the numbers, what they are called and how they are laid out, and what else is said of them."
+    tensors = dict(sorted(tensors.items()))
+    digest = hashlib.sha256(json.dumps([{k: v for k, v in header.items() if k != "sha256"}, {n: [str(t.dtype), *t.shape] for n, t in tensors.items()}], sort_keys=True).encode())
+    for t in tensors.values(): digest.update(memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType] (numpy's arrays are buffers from Python 3.12 on, for type checkers)
+    return digest.hexdigest()
+
+def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    "Tensors and header of a file of ours. Raises `InputError` where they are not what was written."
+    from safetensors import safe_open
+    with safe_open(path, "pt") as f: saved, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
+    if header["sha256"] != _digest(saved, header): raise ValueError("its content does not have the SHA-256 that it names")
+    return saved, header
 
 def _hashes(specs: list[RunSpec]) -> str: return " ".join(s.hash for s in specs)
 
 def load_checkpoint(path: Path, specs: list[RunSpec], model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[JsonDict, dict[str, torch.Tensor] | None]:  # progress, running mean of the weights
     "Put a checkpoint into model and optimiser. Raises `InputError` where the file is damaged or belongs to another run."
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     try:
-        with safe_open(path, "pt") as f: saved, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
+        saved, header = _load(path)
         if header["spec"] != _hashes(specs): raise InputError(f"{path}: belongs to run {header['spec']}, not {_hashes(specs)}; delete it and the run starts anew")
         progress = json.loads(header["progress"])
         _ = progress["parts"], progress["runs"]
         named = dict(model.named_parameters())
         for n, p in named.items():
-            p.data.copy_(saved[f"weight/{n}"])
-            if progress["step"]: optimizer.state[p] = {"step": torch.tensor(float(progress["step"]), device=p.device), **{k: saved[f"{k}/{n}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")}}
-    except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as e: raise InputError(f"{path}: not a complete checkpoint ({e}); delete it and the run starts anew") from None
-    average = {n: saved[f"average/{n}"].to(p.device) for n, p in named.items() if f"average/{n}" in saved}
+            p.data.copy_(_like(saved[f"weight/{n}"], p))
+            if progress["step"]: optimizer.state[p] = {"step": torch.tensor(float(progress["step"]), device=p.device), **{k: _like(saved[f"{k}/{n}"], p) for k in ("exp_avg", "exp_avg_sq")}}
+    except InputError: raise
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError, RuntimeError) as e: raise InputError(f"{path}: not a complete checkpoint ({e}); delete it and the run starts anew") from None
+    average = {n: _like(saved[f"average/{n}"], p) for n, p in named.items() if f"average/{n}" in saved}
     return progress, average or None
 
 # %% ../nbs/04b_trainer.ipynb #191c5d27
-def _keep_weights(model, specs: list[RunSpec | None], folder: Path):  # None: a run that failed
-    from safetensors.torch import save_file
-    folder.mkdir(parents=True, exist_ok=True)
+def _keep_weights(model, specs: list[RunSpec | None], folder: Path, write: bool):  # None: a run that failed
     named = dict(zip(model.names, model.slices)) if isinstance(model, Stack) else dict(model.named_parameters())
     for k, spec in enumerate(specs):
         if spec is None: continue
-        temporary = folder / f".{spec.hash}.tmp-{os.getpid()}"
-        save_file({n: (p[k] if isinstance(model, Stack) else p).detach().cpu().clone() for n, p in named.items()}, temporary, {"spec": spec.hash})
-        os.replace(temporary, folder / f"{spec.hash}.safetensors")
+        weights = {n: (p[k] if isinstance(model, Stack) else _whole(p)).detach().cpu().clone() for n, p in named.items()}
+        if write: _save(folder / f"{spec.hash}.safetensors", weights, {"spec": spec.hash})
 
 def load_model(spec: RunSpec, store: TokenStore, path: Path, device: str | torch.device = "cpu") -> torch.nn.Module:
     "The model that a run left with `keep`. Raises `InputError` where the file is damaged or belongs to another run."
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     model = build_model(spec, store, device)
     try:
-        with safe_open(path, "pt") as f:
-            if f.metadata()["spec"] != spec.hash: raise InputError(f"{path}: belongs to run {f.metadata()['spec']}, not {spec.hash}")
-            for name, p in model.named_parameters(): p.data.copy_(f.get_tensor(name))
-    except (SafetensorError, KeyError, TypeError, OSError) as e: raise InputError(f"{path}: not the weights of a run ({e})") from None
+        saved, header = _load(path)
+        if header["spec"] != spec.hash: raise InputError(f"{path}: belongs to run {header['spec']}, not {spec.hash}")
+        for name, p in model.named_parameters(): p.data.copy_(saved[name])
+    except InputError: raise
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError, RuntimeError) as e: raise InputError(f"{path}: not the weights of a run ({e})") from None
     return model
 
 class Clock:
@@ -161,7 +194,7 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
                    micro_batch: int | None = None,  # sequences per run, device and forward pass; None: the whole share of the batch
                    compile: bool = False,  # torch.compile: about half a minute for a new shape, seconds for one in the cache
                    keep: Path | None = None,  # folder to leave the trained weights in, HASH.safetensors for each run (see `load_model`)
-                   report: Callable[[JsonDict], None] | None = None,  # called now and then with {"step", "steps", "loss", "tokens_per_second", "params", "runs": [{"curve", "evaluations", "epochs"} so far]}
+                   report: Callable[[JsonDict], object] | None = None,  # called now and then with {"step", "steps", "loss", "tokens_per_second", "params", "runs": [{"curve", "evaluations", "epochs"} so far]}
                    put: Callable[[RunRecord], object] | None = None,  # called with every record, on one rank; the checkpoint goes only after it
                    reweight: Callable[..., Any] | None = None,  # (spec, store, device, compile, state) -> the rule that `spec.reweight` names, see above
                   ) -> list[RunRecord]:
@@ -178,13 +211,15 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
     if len(jobs) > 1 and has_dropout(models[0]): raise InputError(f"runs {', '.join(map(repr, names))} have dropout; they cannot be trained as one model")
     model = Stack(models) if len(jobs) > 1 else models[0]
     del models
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if sharded: _shard(model, accelerator, names, compile)
     def matrix(p): return p.dim() > (2 if len(jobs) > 1 else 1)
     optimizer = torch.optim.AdamW([{"params": [p for p in model.parameters() if matrix(p)], "weight_decay": settings["weight_decay"]},
                                    {"params": [p for p in model.parameters() if not matrix(p)], "weight_decay": 0.}],
                                   betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)
     progress, average = {"step": 0, "seconds": 0., "parts": {}, "runs": [{"curve": [], "evaluations": [], "reason": ""} for _ in jobs]}, None
     if checkpoint and checkpoint.exists(): progress, average = load_checkpoint(checkpoint, specs, model, optimizer)
-    nats, wrapped = compiled() if compile else sequence_nats, accelerator.prepare_model(model)
+    nats, wrapped = compiled() if compile else sequence_nats, model if sharded else accelerator.prepare_model(model)
     rows_at_once = micro_batch or max(1, spec.batch // accelerator.num_processes)
     rule = None
     if spec.reweight and reweight is not None:
@@ -212,7 +247,7 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
             share = _accumulate(weighed, wrapped, accelerator, spec, rows, real, asked, rows_at_once)
         with clock("optimiser"):
             for group in optimizer.param_groups: group["lr"] = learning_rate(step, steps, settings)
-            _clip(accelerator, wrapped, settings["clip"], len(jobs))
+            _clip(wrapped, settings["clip"], len(jobs))
             optimizer.step(); optimizer.zero_grad()
             if step >= average_from: average = _running_mean(average, model, step - average_from + 1)
         done = step + 1
@@ -228,13 +263,15 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
             shown = [run["curve"][-1]["loss"] for run in progress["runs"] if not run["reason"]]
             report({"step": done, "steps": steps, "loss": sum(shown) / len(shown), "tokens_per_second": done * spec.batch * spec.context * len(jobs) / _training(progress), "params": params,
                     "runs": [{"curve": [*run["curve"]], "evaluations": [*run["evaluations"]], "epochs": s.schedule.epochs} for run, s in zip(progress["runs"], samplers)]})
-        if checkpoint and done < steps and time.monotonic() - saved_at >= checkpoint_seconds:
+        due = checkpoint is not None and done < steps and time.monotonic() - saved_at >= checkpoint_seconds
+        if sharded: due = done % log_every == 0 and bool(accelerator.reduce(torch.tensor(float(due), device=accelerator.device), "sum"))  # all ranks write it or none, and clocks differ
+        if checkpoint and due:
             with clock("checkpoint"):
-                if accelerator.is_main_process: save_checkpoint(checkpoint, specs, model, optimizer, average, progress)
+                if sharded or accelerator.is_main_process: save_checkpoint(checkpoint, specs, model, optimizer, average, progress, write=accelerator.is_main_process)
             saved_at = time.monotonic()
     else: losses, errors = judge(steps)
-    if keep and losses is not None and accelerator.is_main_process:
-        with averaged(model, average): _keep_weights(model, [s if not run["reason"] else None for s, run in zip(specs, progress["runs"])], keep)
+    if keep and losses is not None and (sharded or accelerator.is_main_process):
+        with averaged(model, average): _keep_weights(model, [s if not run["reason"] else None for s, run in zip(specs, progress["runs"])], keep, accelerator.is_main_process)
     records = [_record(k, name, s, store, progress, samplers[k].schedule, params, losses, errors, {**_machine(accelerator), "stacked": len(jobs)}, time.monotonic() - started)
                for k, (name, s) in enumerate(jobs)]
     if accelerator.is_main_process:
@@ -269,9 +306,9 @@ def _send(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     tensors = [torch.from_numpy(a) for a in arrays]
     return [(t.pin_memory() if device.type == "cuda" else t).to(device, non_blocking=True) for t in tensors]
 
-def _clip(accelerator, model, limit: float, runs: int):
+def _clip(model, limit: float, runs: int):
     "Scale each run's gradient down to the norm `limit`, where it is larger."
-    if runs == 1: return accelerator.clip_grad_norm_(model.parameters(), limit)
+    if runs == 1: return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)  # (runs,)
     scale = (limit / (norm + 1e-6)).clamp(max=1)
@@ -312,9 +349,20 @@ def _record(k: int, name: str, spec: RunSpec, store: TokenStore, progress: dict,
 @contextmanager
 def _sync(model, accelerator, last: bool):
     "Ranks exchange gradients once per global batch, at its last micro-batch."
-    if last: yield
+    if hasattr(model, "set_requires_gradient_sync"): model.set_requires_gradient_sync(last); yield
+    elif last: yield
     else:
         with accelerator.no_sync(model): yield
+
+def _shard(model, accelerator, names: list[str], compile: bool):
+    "Each block's parameters, gradients and moments divided over the ranks (FSDP 2), in place."
+    if len(names) > 1 or compile: raise InputError(f"runs {', '.join(map(repr, names))}: a sharded model is trained alone and not compiled; set stack to 1 and compile to false")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for module in model.modules():
+        if type(module).__name__ in (model._no_split_modules or ()): fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # also the outermost: after every pass the parameters are shares again, which evaluation and checkpoints work on
 
 @torch.no_grad()
 def _running_mean(average: dict | None, model, n: int) -> dict:
