@@ -201,11 +201,12 @@ def train_group(jobs: Jobs, store: TokenStore, runs: RunStore,
             if not _hold(jobs, runs, wait, held): return None
             report(None)
             checkpoint = lambda some: runs.folder / "checkpoints" / f"{hashlib.sha256(''.join(spec.hash for _, spec in some).encode()).hexdigest()[:16]}.safetensors"
-            left = [job for job in jobs if not runs.path(job[1]).exists()]
+            left, trained = [job for job in jobs if not runs.path(job[1]).exists()], []
             if left:
                 if checkpoint(jobs).exists(): left = jobs  # of use to all of them only
-                train_together(left, store, checkpoint=checkpoint(left), report=report, put=lambda record: runs.path(record.spec).exists() or runs.put(record), **options)
-            return runs.named(spec.hash for _, spec in jobs)
+                trained = train_together(left, store, checkpoint=checkpoint(left), report=report, put=lambda record: runs.path(record.spec).exists() or runs.put(record), **options)
+            made = {record.spec.hash: record for record in trained}  # of several ranks one writes them, perhaps later than this one looks
+            return [runs.get(spec) or made[spec.hash] for _, spec in jobs]
         except (InputError, OSError) as e: raise InputError(f"{called(jobs)}: {e}") from None  # OSError: a full disk, a folder that cannot be written
         except Exception as e:
             if isinstance(e, MemoryError) or "OutOfMemory" in type(e).__name__ or "can't allocate memory" in str(e):

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from autoscale.mixture import InputError, Mixture
-from autoscale.runs import RunSpec
+from autoscale.runs import RunSpec, RunStore
 from autoscale.model import Stack, build_model, has_dropout, held_out, sequence_nats
 from autoscale.trainer import OPTIMISER, learning_rate, load_model, train, train_together
 
@@ -162,27 +163,45 @@ RANK = """
 import json, os, sys
 from pathlib import Path
 from autoscale.corpus import open_store
-from autoscale.runs import RunSpec
-from autoscale.trainer import train
+from autoscale.runs import RunSpec, RunStore
+from autoscale.sweep import train_group
 import torch; torch.set_num_threads(1)
-record = train(RunSpec.from_dict(json.loads(Path(sys.argv[2]).read_text())), open_store(sys.argv[1]), micro_batch=4)
-if os.environ["RANK"] == "0": Path(sys.argv[3]).write_text(json.dumps([record.losses, record.loss_se, record.machine["ranks"]]))
+store, folder, stop = open_store(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def report(at):
+    if stop and at and at["step"] > stop: os._exit(0)
+record, = train_group([("x", RunSpec.from_dict(json.loads((folder / "spec.json").read_text())))], store, RunStore(folder / "runs"),
+                      {"micro_batch": 4, "checkpoint_seconds": 0 if stop else 1e9, "keep": folder / "weights"}, report)
+assert record.machine["ranks"] == int(os.environ.get("WORLD_SIZE", 1))
 """
 
 
-def test_two_ranks_end_where_one_does(store, spec, tmp_path):
-    "The same loop under torch's launcher, two real processes on this machine: same batches, same losses, up to the order of a sum."
-    exact = replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 93 * 64, multiple=64), model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0})
-    (tmp_path / "rank.py").write_text(RANK)
-    (tmp_path / "spec.json").write_text(json.dumps(exact.to_dict()))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", tmp_path / "rank.py", store.path, tmp_path / "spec.json", tmp_path / "out.json"],
-                          capture_output=True, text=True, timeout=600, env={**os.environ, "ACCELERATE_USE_CPU": "true"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    losses, errors, ranks = json.loads((tmp_path / "out.json").read_text())
-    one = train(exact, store)
-    assert ranks == 2 and one.machine["ranks"] == 1
-    for domain in store.domains:
-        assert math.isclose(losses[domain], one.losses[domain], abs_tol=2e-5) and math.isclose(errors[domain], one.loss_se[domain], abs_tol=2e-5)
+@pytest.mark.parametrize("launch", [("--multi_gpu",), ("--config_file", Path(__file__).parents[1] / "nbs/paper/fsdp.yml")], ids=["a copy each", "one model, sharded"])
+def test_two_ranks_end_where_one_does_and_take_over_from_one_another(store, spec, tmp_path, launch):
+    "`accelerate launch` with two real processes (gloo), a model on each or one divided between them: the same batches, and the same losses up to the order of a sum (2e-5 nats), from the start or from a checkpoint that another number of processes left."
+    exact = replace(spec, precision="fp32", mixture=Mixture.uniform(store.domains, 93 * 64, multiple=64), model={**spec.model, "n_layer": 2, "resid_pdrop": 0, "embd_pdrop": 0}, evaluation={"sequences": 15, "every": 3})
+    def run(folder, stop, ranks):
+        folder.mkdir(exist_ok=True)
+        (folder / "rank.py").write_text(RANK); (folder / "spec.json").write_text(json.dumps(exact.to_dict()))
+        launcher = ["-m", "accelerate.commands.launch", *launch, "--num_processes", str(ranks), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"] if ranks > 1 else []
+        done = subprocess.run([sys.executable, *map(str, launcher), folder / "rank.py", store.path, folder, str(stop)], capture_output=True, text=True, timeout=600, env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        return list((folder / "runs/checkpoints").glob("*.safetensors"))
+    one = train(exact, store, keep=tmp_path / "weights")
+    assert run(tmp_path / "two then one", 2, 2) and not run(tmp_path / "two then one", 0, 1)
+    assert run(tmp_path / "one then two", 2, 1) and not run(tmp_path / "one then two", 0, 2)
+    weights = load_model(exact, store, tmp_path / "weights" / f"{exact.hash}.safetensors").state_dict()
+    for folder in (tmp_path / "two then one", tmp_path / "one then two"):
+        record, = RunStore(folder / "runs")
+        for domain in store.domains: assert math.isclose(record.losses[domain], one.losses[domain], abs_tol=2e-5) and math.isclose(record.loss_se[domain], one.loss_se[domain], abs_tol=2e-5)
+        assert [e["step"] for e in record.evaluations] == [e["step"] for e in one.evaluations]
+        kept = load_model(exact, store, folder / "weights" / f"{exact.hash}.safetensors").state_dict()
+        assert all((weights[name] - kept[name]).abs().max() < 2e-5 for name in weights)
+
+
+def test_a_sharded_model_is_trained_alone(store, spec, monkeypatch):
+    plain = replace(spec, model={**spec.model, "resid_pdrop": 0, "embd_pdrop": 0})
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match="runs 'a', 'b': a sharded model is trained alone"): train_together([("a", plain), ("b", replace(plain, seed=1))], store)
 
 
 def reference(spec, store):
