@@ -335,7 +335,7 @@ def corpus_build(out: Annotated[Path, typer.Argument(metavar="STORE", help="Fold
     from autoscale.mixture import parse_tokens
     from autoscale.registry import domain_sources
     sources = domain_sources(_domains(domains))
-    for line in stream_plan(sources): print(line, file=sys.stderr)
+    for line in stream_plan(sources, store=out, tokenizer=tokenizer): print(line, file=sys.stderr)
     store = build_store(out, sources, tokenizer=tokenizer, vocab_size=parse_tokens(vocab_size), algorithm=algorithm, validation_fraction=validation_fraction)
     _write(json_path, {"store": str(out), "hash": store.hash, "available": store.available()}, [_store_table(store), f"token store {store.hash[:16]} in {out}"])
 
