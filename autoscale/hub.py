@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 # %% ../nbs/01a_hub.ipynb #e06bb1d3
-from .corpus import Document, Source, StreamBroken, _Encoder, _end_id, file_sha256, load_tokenizer, needs
+from .corpus import Document, Source, _Encoder, _end_id, file_sha256, load_tokenizer, needs
 from .mixture import InputError, JsonDict
 
 # %% ../nbs/01a_hub.ipynb #28256787
@@ -60,14 +60,14 @@ class HubSource:
         hub, errors = needs("huggingface_hub"), needs("huggingface_hub.errors")
         try: hub.HfApi().dataset_info(self.repository, revision=self.revision, timeout=10)
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as e:
-            raise StreamBroken(f"the hub has no dataset {self.repository} at commit {self.revision[:8]} for you ({type(e).__name__}); accept its terms and log in with `hf auth login`, or give a mirror of it: set {_mirror} to a folder with {self.repository}/{self.files}") from None
+            raise InputError(f"the hub has no dataset {self.repository} at commit {self.revision[:8]} for you ({type(e).__name__}); accept its terms and log in with `hf auth login`, or give a mirror of it: set {_mirror} to a folder with {self.repository}/{self.files}") from None
         except Exception as e:
-            raise StreamBroken(f"{self.repository}: the hub cannot be reached ({type(e).__name__}); connect to the network and unset HF_HUB_OFFLINE, set HF_ENDPOINT to a hub that answers, "
+            raise InputError(f"{self.repository}: the hub cannot be reached ({type(e).__name__}); connect to the network and unset HF_HUB_OFFLINE, set HF_ENDPOINT to a hub that answers, "
                              f"or set {_mirror} to a folder with {self.repository}/{self.files}; domains that need no hub: autoscale corpus list") from None
         return f"hf://datasets/{self.repository}@{self.revision}/{self.files}"
 
     def documents(self, state: JsonDict | None = None) -> "HubDocuments":  # state: of an earlier `HubDocuments`
-        "Stream the documents up to the limit, or those of them after `state`. Raises `StreamBroken` where the hub or a file does not answer, `InputError` where a row lacks a column or none is a document."
+        "Stream the documents up to the limit, or those of them after `state`. Raises `InputError` where the hub or the mirror does not have them, or a row lacks a column."
         return HubDocuments(self, state)
 
     def _cut(self, text: str | None) -> str:
@@ -111,7 +111,7 @@ class HubDocuments(Iterator[Document]):
         except (Exception, StopIteration) as e:
             reason = (str(e).splitlines() or ["nothing in it"])[0]
             way_out = "install zstandard, which reads .zst" if "zstd" in reason else "run the same command again: a store goes on where it was"
-            raise StreamBroken(f"{s.name}: broke off after {at['documents']:,} documents ({type(e).__name__}: {reason}); {way_out}") from None
+            raise InputError(f"{s.name}: broke off after {at['documents']:,} documents ({type(e).__name__}: {reason}); {way_out}") from None
         if not at["documents"]: raise InputError(f"{s.name}: of its rows not one is a document; look at keep ({s.keep}) and least ({s.least})")
 
 _mirror = "AUTOSCALE_HUB_MIRROR"
@@ -179,9 +179,11 @@ def stream_plan(domains: Mapping[str, Sequence[Source]], cores: int | None = Non
         free = f"; {_gb(room)} are free"
     return [f"At most {total / 1e9:,.1f} GB of text from {here} ({', '.join(f'{d} {n / 1e9:.2g}' for d, n in limits.items() if n)})",
             f"Disk: up to {_gb(text + tokens + places)} while it is built ({_gb(text)} of text, {'of one domain ' * bool(tokenizer)}until it is tokens, {_gb(tokens)} of tokens, {_gb(places)} for where each document stands), {_gb(tokens)} after (4.2 bytes of text in a token, {size} bytes each){free}",
-            f"Time: {total / 20e6 / 3600:,.1f} hours to read at 20 MB/s (a guess), {total / rate / cores / 3600:,.1f} to tokenize on {cores} cores at {rate / 1e6:.1f} MB/s each ({how})"]
+            f"Time: {_span(total / 20e6)} to read at 20 MB/s (a guess), {_span(total / rate / cores)} to tokenize on {cores} cores at {rate / 1e6:.1f} MB/s each ({how})"]
 
 def _gb(n: float) -> str: return f"{n / 1e9:,.0f} GB" if n >= 9.5e9 else f"{n / 1e9:.2g} GB"
+
+def _span(seconds: float) -> str: return f"{seconds / 3600:,.1f} hours" if seconds >= 360 else f"{seconds / 60:.1f} minutes"
 
 def _at_most(source: Source) -> int:
     "Bytes of text that a hub's source yields at most: its limit, or all that a mirror has, where its files say how much that is."
