@@ -473,7 +473,7 @@ def _encoding(tokenizer: "PreTrainedTokenizerBase", dtype: str, workers: int) ->
             if len(waiting) > 2 * workers: rows, encoded = waiting.popleft(); yield rows, encoded.result()
         for rows, encoded in waiting: yield rows, encoded.result()
     try: yield ahead
-    except BrokenProcessPool: raise _Interrupted from InputError(f"one of {workers} tokenizing processes was ended from outside (too little memory?); run the same command again, with fewer of them: it goes on where it was")
+    except BrokenProcessPool: raise _Interrupted from InputError(f"one of {workers} tokenizing processes ended early: too little memory (take fewer of them), or a script that calls build_store outside `if __name__ == '__main__':`; what was done is kept, run it again")
     finally: pool.shutdown(cancel_futures=True)
 
 def _batches(spool: _Spool, domain: str, after: tuple[bytes, bytes], size: int) -> Iterator[tuple[list, list[str]]]:

@@ -177,11 +177,11 @@ def stream_plan(domains: Mapping[str, Sequence[Source]], cores: int | None = Non
         if room < text + tokens + places:
             raise InputError(f"{store}: building it takes up to {_gb(text + tokens + places)} of disk, and {_gb(room)} are free; make room, or put it on another disk (autoscale reproduce: --into DIR)")
         free = f"; {_gb(room)} are free"
-    return [f"At most {total / 1e9:,.1f} GB of text from {here} ({', '.join(f'{d} {n / 1e9:.2g}' for d, n in limits.items() if n)})",
+    return [f"At most {_gb(total)} of text from {here} ({', '.join(f'{d} {_gb(n)}' for d, n in limits.items() if n)})",
             f"Disk: up to {_gb(text + tokens + places)} while it is built ({_gb(text)} of text, {'of one domain ' * bool(tokenizer)}until it is tokens, {_gb(tokens)} of tokens, {_gb(places)} for where each document stands), {_gb(tokens)} after (4.2 bytes of text in a token, {size} bytes each){free}",
             f"Time: {_span(total / 20e6)} to read at 20 MB/s (a guess), {_span(total / rate / cores)} to tokenize on {cores} cores at {rate / 1e6:.1f} MB/s each ({how})"]
 
-def _gb(n: float) -> str: return f"{n / 1e9:,.0f} GB" if n >= 9.5e9 else f"{n / 1e9:.2g} GB"
+def _gb(n: float) -> str: return f"{n / 1e9:,.0f} GB" if n >= 9.5e9 else f"{n / 1e9:.2g} GB" if n >= 9.5e7 else f"{n / 1e6:.2g} MB"
 
 def _span(seconds: float) -> str: return f"{seconds / 3600:,.1f} hours" if seconds >= 360 else f"{seconds / 60:.1f} minutes"
 
