@@ -435,7 +435,7 @@ class _Encoder:
         self.backend.no_truncation(); self.backend.no_padding(); self.backend.encode_special_tokens = True  # what looks like a special token in a text is text
 
     def __call__(self, texts: list[str]) -> list[bytes]:
-        return [np.array([*e.ids, self.eot], self.dtype).tobytes() for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [np.array([*e.ids, self.eot], self.dtype).tobytes() for e in self.backend.encode_batch(texts, add_special_tokens=False)]
 
 class _SlowEncoder:
     "The same with a tokenizer that is not of the library `tokenizers`."

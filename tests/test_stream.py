@@ -259,11 +259,11 @@ def test_peak_memory_does_not_grow_with_the_documents(tmp_path, tokenizer):
 def test_the_plan_says_what_the_disk_must_hold_and_refuses_where_it_does_not(root, domains, tokenizer, tmp_path, monkeypatch):
     text = sum(len(r.encode()) for d in SUBSETS for r in wanted(d, SIZE))
     plan = stream_plan(domains, store=tmp_path / "deep" / "store", tokenizer=tokenizer)
-    assert "GB are free" in plan[1] and "2 bytes each" in plan[1] and "of one domain until it is tokens" in plan[1] and "measured now" in plan[2]
+    assert "B are free" in plan[1] and "2 bytes each" in plan[1] and "of one domain until it is tokens" in plan[1] and "measured now" in plan[2]
     bound = sum(hub._at_most(s) for (s,) in domains.values())
     assert text < bound < 3 * text  # all that the files have, though a domain's limit is 5 GB; JSON lines are counted with all they have beside the text
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10 ** 9, 10 ** 9, 100_000))
-    with pytest.raises(InputError, match=r"building it takes up to .* GB of disk, and .* GB are free") as e: stream_plan(domains, store=tmp_path / "store", tokenizer=tokenizer)
+    with pytest.raises(InputError, match=r"building it takes up to .* of disk, and .* are free") as e: stream_plan(domains, store=tmp_path / "store", tokenizer=tokenizer)
     assert "\n" not in str(e.value) and "--into DIR" in str(e.value)
     left = tmp_path / ".store.building-here-1" / "scratch"; left.mkdir(parents=True); (left / "c4.text").write_bytes(b"x" * 3 * bound)
     assert stream_plan(domains, store=tmp_path / "store", tokenizer=tokenizer)  # what a killed build has written counts as free: it is gone on with
@@ -296,4 +296,4 @@ def test_stage_1_of_the_paper_profile_makes_the_store_from_a_mirror(root, tokeni
     made = open_store(tmp_path / "store"); said = (tmp_path / "executed.ipynb").read_text()
     assert made.domains == ("common_crawl", "c4", "github", "books", "wikipedia", "arxiv", "stackexchange") and min(len(made.tokens(d, "valid")) for d in made.domains) >= 6_400
     assert made.manifest["request"]["validation_tokens"] == 6_400 and open_store(tmp_path / "store.json").hash == made.hash
-    assert "of text from a mirror (common_crawl" in said and "GB are free" in said and "measured now" in said
+    assert "of text from a mirror (common_crawl" in said and "B are free" in said and "measured now" in said
