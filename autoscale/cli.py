@@ -327,6 +327,8 @@ def corpus_build(out: Annotated[Path, typer.Argument(metavar="STORE", help="Fold
                  algorithm: _option(str, metavar="NAME", help="Of that tokenizer: bpe (byte-level), or wordpiece for a masked language model.", autocompletion=_complete(lambda: ("bpe", "wordpiece"))) = "bpe",
                  tokenizer: _option(str | None, metavar="NAME", help="Use this transformers tokenizer (folder or name) instead.") = None,
                  validation_fraction: _option(float, metavar="SHARE", help="Share of each domain's bytes set aside, in whole documents.") = 0.05,
+                 validation_tokens: _option(str | None, metavar="TOKENS", help="Set at least so many of each domain aside, e.g. 10.24M for 10,000 sequences of 1024; needs --tokenizer.") = None,
+                 workers: _option(int, metavar="N", help="Processes that tokenize; with 1, this one and the tokenizer's own threads.") = 1,
                  json_path: Json = None):
     "Fetch or read documents, split them, train a tokenizer and write the token store."
     _begin(f"token store {out} from {domains}")
@@ -335,8 +337,9 @@ def corpus_build(out: Annotated[Path, typer.Argument(metavar="STORE", help="Fold
     from autoscale.mixture import parse_tokens
     from autoscale.registry import domain_sources
     sources = domain_sources(_domains(domains))
-    for line in stream_plan(sources): print(line, file=sys.stderr)
-    store = build_store(out, sources, tokenizer=tokenizer, vocab_size=parse_tokens(vocab_size), algorithm=algorithm, validation_fraction=validation_fraction)
+    for line in stream_plan(sources, store=out, tokenizer=tokenizer): print(line, file=sys.stderr)
+    store = build_store(out, sources, tokenizer=tokenizer, vocab_size=parse_tokens(vocab_size), algorithm=algorithm, validation_fraction=validation_fraction,
+                        validation_tokens=parse_tokens(validation_tokens) if validation_tokens else 0, workers=workers)
     _write(json_path, {"store": str(out), "hash": store.hash, "available": store.available()}, [_store_table(store), f"token store {store.hash[:16]} in {out}"])
 
 def _store_table(store) -> str:

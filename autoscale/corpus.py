@@ -8,8 +8,12 @@ __all__ = ['end_of_text', 'install_command', 'needs', 'file_sha256', 'cache_fold
            'TokenStore', 'open_store', 'build_store']
 
 # %% ../nbs/01_corpus.ipynb #b067d22f
-import glob, hashlib, itertools, json, os, re, shutil, socket, sys, tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import glob, hashlib, itertools, json, multiprocessing, os, re, shutil, socket, sqlite3, sys, tempfile, threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -175,19 +179,22 @@ def work_key(document: Document, salt: str) -> bytes:
     "16 bytes that decide where a document stands: sha256 of the salt and the work (its own text, where it names none)."
     return hashlib.sha256(f"{salt}\0{'work' if document.work else 'text'}\0{document.work or document.text}".encode("utf-8", "surrogatepass")).digest()[:16]
 
-def validation_size(keys: list[bytes],  # (n,) sorted: documents of one work are neighbours
-                    sizes: list[int],  # (n,) bytes of each document
+def validation_size(keys: Iterable[bytes],  # (n,) sorted: documents of one work are neighbours
+                    sizes: Iterable[int],  # (n,) bytes of each document
                     fraction: float,  # of the bytes that validation should hold
+                    total: int | None = None,  # bytes of all documents, where `sizes` should not be read to its end
                    ) -> int:  # the first so many documents are validation
     "Whole works, in order, until validation holds at least `fraction` of the bytes: at least one work, never all. Raises `InputError` where there are fewer than 2 works."
     _check_fraction(fraction)
-    starts = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i-1]]
-    if len(starts) < 2: raise InputError(f"{len(starts)} distinct documents; at least 2 are needed, one to train on and one to hold out")
-    held, total = 0, sum(sizes)
-    for start, end in itertools.pairwise(starts):
-        held += sum(sizes[start:end])
-        if held >= fraction * total: return end
-    return starts[-1]
+    if total is None: sizes = list(sizes); total = sum(sizes)
+    held = works = start = 0; before = None
+    for i, (key, size) in enumerate(zip(keys, sizes)):
+        if key != before:
+            if works and held >= fraction * total: return i
+            works, start, before = works + 1, i, key
+        held += size
+    if works < 2: raise InputError(f"{works} distinct documents; at least 2 are needed, one to train on and one to hold out")
+    return start
 
 def _check_fraction(fraction: float):
     if not isinstance(fraction, int | float) or not 0 < fraction < 1: raise InputError(f"validation_fraction is {fraction!r}; it must lie between 0 and 1, e.g. 0.05")
@@ -339,26 +346,78 @@ def open_store(path: str | Path,  # the folder, or a manifest alone
     return TokenStore(path, manifest)
 
 # %% ../nbs/01_corpus.ipynb #289fc0af
+_note = 64_000_000  # bytes of text between two notes of how far a build is
+
+def _stream(source: Source, count: int, state: JsonDict | None) -> Iterator[Document]:
+    "A source's documents after the first `count`: from `state` on, where the source has one (see `autoscale.hub`), else read and left out."
+    if state: return source.documents(state)  # pyright: ignore[reportCallIssue]
+    documents = source.documents()
+    next(itertools.islice(documents, count, count), None)
+    return documents
+
+class _Interrupted(Exception):
+    "Ends a build and keeps what it has written; its cause is what the caller sees."
+
 class _Spool:
-    "A domain's distinct documents on disk, and where each of them stands: of a document only its place stays in memory."
-    def __init__(self, path: Path): self.path, self.rows = path, []
+    "A corpus's distinct documents on disk: a text file for each domain, and a table of where each document stands. Of neither anything but a cache stays in memory, and what is committed survives a kill."
+    def __init__(self, folder: Path):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.table = folder, sqlite3.connect(folder/"documents.sqlite", isolation_level=None, check_same_thread=False)  # a tokenizer is trained on texts that it fetches from a thread of its own, while this one waits
+        for line in ("PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = NORMAL", "PRAGMA cache_size = -16000",
+                     "CREATE TABLE IF NOT EXISTS documents (domain TEXT, key BLOB, digest BLOB UNIQUE, start INTEGER, size INTEGER, PRIMARY KEY (domain, key, digest)) WITHOUT ROWID",
+                     "CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT)", "BEGIN"): self.table.execute(line)
 
-    def fill(self, sources: Iterable[Source], salt: str, seen: set[bytes], bar):
-        offset = 0
-        with open(self.path, "wb") as f:
-            for document in itertools.chain.from_iterable(s.documents() for s in sources):
-                text = document.text.encode("utf-8", "replace")
-                digest = hashlib.sha256(text).digest()[:16]
-                if not text.strip() or digest in seen: continue
-                seen.add(digest); f.write(text)
-                self.rows.append((work_key(document, salt), digest, offset, len(text)))
-                offset += len(text); bar.update(len(text))
-        self.rows.sort()
+    def close(self): self.table.close()
 
-    def texts(self, start: int, end: int) -> Iterator[str]:
-        with open(self.path, "rb") as f:
-            for *_, offset, size in self.rows[start:end]:
-                f.seek(offset); yield f.read(size).decode()
+    def noted(self, name: str) -> JsonDict | None:
+        row = self.table.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return row and json.loads(row[0])
+
+    def note(self, name: str, value: JsonDict, *files):
+        "Commit the table and the note together, after the files that they speak of are on the disk."
+        for f in files: f.flush(); os.fsync(f.fileno())
+        self.table.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, json.dumps(value)))
+        self.table.execute("COMMIT"); self.table.execute("BEGIN")
+
+    def text(self, domain: str) -> Path: return self.folder/f"{domain}.text"
+
+    def read(self, domain: str, sources: Sequence[Source], salt: str, bar: tqdm):
+        "Write down the documents that are not there yet. Where a source breaks off, what was read of it is kept."
+        at = self.noted(f"read {domain}") or {"source": 0, "documents": 0, "state": None, "bytes": 0}
+        noted = end = at["bytes"]; bar.update(end)
+        if at["source"] == len(sources): return
+        with open(self.text(domain), "ab") as f:
+            def note(source: int, documents: int, stream, size: int):
+                self.note(f"read {domain}", {"source": source, "documents": documents, "state": stream.state() if hasattr(stream, "state") else None, "bytes": size}, f)
+            f.truncate(end)
+            for i, source in enumerate(sources[at["source"]:], at["source"]):
+                count, state = (at["documents"], at["state"]) if i == at["source"] else (0, None)
+                stream = _stream(source, count, state)
+                try:
+                    for document in stream:
+                        text = document.text.encode("utf-8", "replace"); count += 1
+                        if not text.strip(): continue
+                        row = (domain, work_key(document, salt), hashlib.sha256(text).digest()[:16], end, len(text))
+                        if not self.table.execute("INSERT OR IGNORE INTO documents VALUES (?, ?, ?, ?, ?)", row).rowcount: continue
+                        f.write(text); end += len(text); bar.update(len(text))
+                        if end - noted >= _note: note(i, count, stream, end); noted = end
+                except InputError as e: note(i, count, stream, end); raise _Interrupted from e
+            note(len(sources), 0, None, end)
+
+    def rows(self, domain: str, after: tuple[bytes, bytes] = (b"", b"")) -> Iterator[tuple[bytes, bytes, int, int]]:  # key, digest, start, size
+        "A domain's documents in hash order, a few thousand rows at a time."
+        while page := self.table.execute("SELECT key, digest, start, size FROM documents WHERE domain = ? AND (key, digest) > (?, ?) ORDER BY key, digest LIMIT 4096", (domain, *after)).fetchall():
+            yield from page; after = page[-1][:2]
+
+    def held(self, domain: str, fraction: float) -> int:
+        "How many documents of the hash order `fraction` of the bytes take."
+        return validation_size((row[0] for row in self.rows(domain)), (row[3] for row in self.rows(domain)), fraction, self.size(domain))
+
+    def size(self, domain: str) -> int: return self.table.execute("SELECT COALESCE(SUM(size), 0) FROM documents WHERE domain = ?", (domain,)).fetchone()[0]
+
+    def texts(self, domain: str, rows: Iterable[tuple[bytes, bytes, int, int]]) -> Iterator[str]:
+        with open(self.text(domain), "rb") as f:
+            for *_, start, size in rows: f.seek(start); yield f.read(size).decode()
 
 def _sample(texts: Iterable[str], size: int) -> Iterator[str]:
     "Texts over and over until `size` bytes are reached; the last is cut."
@@ -367,22 +426,90 @@ def _sample(texts: Iterable[str], size: int) -> Iterator[str]:
         yield raw.decode(errors="ignore"); size -= len(raw)
         if not size: return
 
-def _write_tokens(path: Path, texts: Iterable[str], tokenizer, dtype: str, bar, batch_bytes: int = 4_000_000) -> JsonDict:
-    "Encode batches (the tokenizer uses every core) and append them; returns the split's manifest entry."
-    documents = tokens = size = 0; digest = hashlib.sha256(); eot = _end_id(tokenizer)
-    with open(path, "wb") as f:
-        batch, pending = [], 0
-        for text in itertools.chain(texts, [None]):
-            if text is not None: batch.append(text); pending += len(text.encode())
-            if batch and (text is None or pending >= batch_bytes):
-                for ids in tokenizer(batch, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]:
-                    raw = np.array([*ids, eot], dtype).tobytes()
-                    f.write(raw); digest.update(raw); tokens += len(ids) + 1
-                documents += len(batch); size += pending; bar.update(pending)
-                batch, pending = [], 0
-        f.flush(); os.fsync(f.fileno())
-    return {"documents": documents, "tokens": tokens, "bytes": size, "bytes_per_token": size / tokens, "sha256": digest.hexdigest()}
+# %% ../nbs/01_corpus.ipynb #5d1c07e2
+class _Encoder:
+    "Texts to tokens, each text followed by the end-of-text token."
+    def __init__(self, backend: str, eot: int | None, dtype: str):
+        from tokenizers import Tokenizer
+        self.backend, self.eot, self.dtype = Tokenizer.from_str(backend), eot, dtype
+        self.backend.no_truncation(); self.backend.no_padding(); self.backend.encode_special_tokens = True  # what looks like a special token in a text is text
 
+    def __call__(self, texts: list[str]) -> list[bytes]:
+        return [np.array([*e.ids, self.eot], self.dtype).tobytes() for e in self.backend.encode_batch(texts, add_special_tokens=False)]
+
+class _SlowEncoder:
+    "The same with a tokenizer that is not of the library `tokenizers`."
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", eot: int | None, dtype: str): self.tokenizer, self.eot, self.dtype = tokenizer, eot, dtype
+
+    def __call__(self, texts: list[str]) -> list[bytes]:
+        ids = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+        return [np.array([*i, self.eot], self.dtype).tobytes() for i in ids]
+
+_there: _Encoder  # of a worker process
+
+def _begin_worker(*encoder):
+    global _there
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"; _there = _Encoder(*encoder)
+    parent = multiprocessing.parent_process()
+    def end_with_parent():
+        if parent: parent.join(); os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+def _encode_there(texts: list[str]) -> list[bytes]: return _there(texts)
+
+@contextmanager
+def _encoding(tokenizer: "PreTrainedTokenizerBase", dtype: str, workers: int) -> Iterator[Callable]:
+    "A function from batches (rows, texts) to batches (rows, tokens as bytes), in order and no more of them in memory than the workers need."
+    encoder = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else "", _end_id(tokenizer), dtype  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    if not tokenizer.is_fast or workers == 1:
+        encode = _Encoder(*encoder) if tokenizer.is_fast else _SlowEncoder(tokenizer, *encoder[1:])
+        yield lambda batches: ((rows, encode(texts)) for rows, texts in batches)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, encoder)
+    def ahead(batches):
+        waiting = deque()
+        for rows, texts in batches:
+            waiting.append((rows, pool.submit(_encode_there, texts)))
+            if len(waiting) > 2 * workers: rows, encoded = waiting.popleft(); yield rows, encoded.result()
+        for rows, encoded in waiting: yield rows, encoded.result()
+    try: yield ahead
+    except BrokenProcessPool: raise _Interrupted from InputError(f"one of {workers} tokenizing processes ended early: too little memory (take fewer of them), or a script that calls build_store outside `if __name__ == '__main__':`; what was done is kept, run it again")
+    finally: pool.shutdown(cancel_futures=True)
+
+def _batches(spool: _Spool, domain: str, after: tuple[bytes, bytes], size: int) -> Iterator[tuple[list, list[str]]]:
+    rows, texts, pending = [], [], 0
+    ordered, again = itertools.tee(spool.rows(domain, after))
+    for row, text in zip(ordered, spool.texts(domain, again)):
+        rows.append(row); texts.append(text); pending += row[3]
+        if pending >= size or len(rows) == 4096: yield rows, texts; rows, texts, pending = [], [], 0
+    if rows: yield rows, texts
+
+def _tokenize(folder: Path, spool: _Spool, domain: str, encode: Callable, dtype: str, held: int, tokens: int, batch_bytes: int, bar: tqdm) -> JsonDict:
+    "Encode a domain in hash order: whole works to validation until it has `held` documents and as many `tokens`, the rest to training. Returns its entries of the manifest; the domain's text is gone then."
+    at = spool.noted(f"tokens {domain}") or {"after": ["", ""], "split": "valid", **{s: {"documents": 0, "tokens": 0, "bytes": 0} for s in _splits}}
+    if "entries" not in at:
+        item = np.dtype(dtype).itemsize; files = {s: open(folder/f"{domain}.{s}.bin", "ab") for s in _splits}
+        for s in _splits: files[s].truncate(at[s]["tokens"] * item); bar.update(at[s]["bytes"])
+        after, noted = (bytes.fromhex(at["after"][0]), bytes.fromhex(at["after"][1])), 0
+        try:
+            for rows, encoded in encode(_batches(spool, domain, after, batch_bytes)):
+                for (key, digest, _, size), raw in zip(rows, encoded):
+                    if at["split"] == "valid" and key != after[0] and at["valid"]["documents"] >= held and at["valid"]["tokens"] >= tokens: at["split"] = "train"
+                    files[at["split"]].write(raw); count = at[at["split"]]
+                    count["documents"] += 1; count["tokens"] += len(raw) // item; count["bytes"] += size
+                    after = key, digest; bar.update(size); noted += size
+                at["after"] = [part.hex() for part in after]
+                if noted >= _note: spool.note(f"tokens {domain}", at, *files.values()); noted = 0
+            if at["split"] == "valid": raise InputError(f"domain {domain!r}: all its {at['valid']['tokens']:,} tokens would be held out and none trained on; give it more text, or ask for fewer validation_tokens than {tokens:,}")
+            for f in files.values(): f.flush(); os.fsync(f.fileno())
+        finally:
+            for f in files.values(): f.close()
+        at["entries"] = {s: {**at[s], "bytes_per_token": at[s]["bytes"] / at[s]["tokens"], "sha256": file_sha256(folder/f"{domain}.{s}.bin")} for s in _splits}
+        spool.note(f"tokens {domain}", at)
+    spool.text(domain).unlink(missing_ok=True)
+    return at["entries"]
+
+# %% ../nbs/01_corpus.ipynb #a8e04f31
 def build_store(path: str | Path,  # the folder to make
                 domains: Mapping[str, Sequence[Source]],  # the sources of each domain, in order
                 tokenizer: str | Path | None = None,  # a `transformers` tokenizer (folder or name); None: train one
@@ -391,28 +518,36 @@ def build_store(path: str | Path,  # the folder to make
                 validation_fraction: float = .05,  # of each domain's bytes
                 seed: int = 0,  # salts the hash that splits and orders the documents
                 progress: bool = True,  # bars on standard error
+                validation_tokens: int = 0,  # at least so many of each domain, where the fraction holds out fewer; needs a `tokenizer`
+                workers: int | None = 1,  # processes that tokenize; 1: this one, with the tokenizer's own threads; None: one for each core
                ) -> TokenStore:
-    "Read, split, tokenize and store; a store of the same request that stands there already is opened. Raises `InputError` where a different one stands there, or a domain has fewer than 2 documents."
+    "Read, split, tokenize and store; a store of the same request that stands there already is opened, and a build of it that was killed is continued. Raises `InputError` where a different store stands there, a source breaks off (what was read is kept), or a domain has fewer than 2 documents or not enough to hold out."
     path = Path(path)
     if not domains: raise InputError("a corpus needs at least one domain")
     for domain in domains:
         if not re.fullmatch(r"\w[\w.-]*", domain): raise InputError(f"domain {domain!r} cannot be a file name; use letters, digits, '_' and '-'")
     _check_fraction(validation_fraction)  # reading may take an hour: what can be refused is refused before
+    if workers is None: workers = os.cpu_count() or 1
+    if not isinstance(workers, int) or workers < 1: raise InputError(f"workers is {workers!r}; it must be a whole number of processes, at least 1, or None for one on each core")
+    if not isinstance(validation_tokens, int) or validation_tokens < 0: raise InputError(f"validation_tokens is {validation_tokens!r}; it must be a whole number, e.g. 10240000 for 10,000 sequences of 1024")
+    if validation_tokens and tokenizer is None: raise InputError("validation_tokens is a number of tokens, and the tokenizer is trained after the split; give a tokenizer, or use validation_fraction")
     needs("tokenizers"); needs("transformers")
     if tokenizer is not None: cut = {"tokenizer": _folder_sha256(Path(tokenizer)) if Path(tokenizer).is_dir() else str(tokenizer)}
     else: _check_vocabulary(vocab_size); _check_algorithm(algorithm); cut = {"vocab_size": vocab_size, **({} if algorithm == "bpe" else {"algorithm": algorithm})}
-    request = {"domains": {d: [describe(s) for s in sources] for d, sources in domains.items()}, "validation_fraction": validation_fraction, "seed": seed, **cut}
+    request = {"domains": {d: [describe(s) for s in sources] for d, sources in domains.items()}, "validation_fraction": validation_fraction, "seed": seed, **cut, **({"validation_tokens": validation_tokens} if validation_tokens else {})}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_dead_builds(path)
-        building = path.parent/f".{path.name}.building-{socket.gethostname()}-{os.getpid()}"
-        building.mkdir()
+        building = _take_over(path, request)
         try:
-            _build(building, domains, tokenizer, request, progress)
+            _build(building, domains, tokenizer, request, progress, workers)
             os.rename(building, path)
+        except _Interrupted as e:
+            if not any(f.stat().st_size for kind in ("scratch/*.text", "*.bin") for f in building.glob(kind)): shutil.rmtree(building, ignore_errors=True)
+            raise e.__cause__ or e from None
+        except InputError: shutil.rmtree(building, ignore_errors=True); raise
         except OSError:
             if not path.exists(): raise  # else another process was faster: its store is as good
-        finally: shutil.rmtree(building, ignore_errors=True)
+            shutil.rmtree(building, ignore_errors=True)
     store = open_store(path)
     differs = sorted(k for k in {*request, *store.manifest["request"]} if store.manifest["request"].get(k) != request.get(k))
     if differs: raise InputError(f"{path}: another store stands here, built with another {' and '.join(differs)}; delete the folder {path} to build it "
@@ -420,42 +555,72 @@ def build_store(path: str | Path,  # the folder to make
     return store
 
 # %% ../nbs/01_corpus.ipynb #91741755
-def _build(folder: Path, domains: Mapping[str, Sequence[Source]], tokenizer: str | Path | None, request: JsonDict, progress: bool):
+def _build(folder: Path, domains: Mapping[str, Sequence[Source]], tokenizer: str | Path | None, request: JsonDict, progress: bool, workers: int):
     bar = lambda what, total=None: tqdm(desc=what, total=total, unit="B", unit_scale=True, mininterval=.5, disable=None if progress else True)  # None: shown on a terminal only
-    spools, seen, held, salt = {}, set(), {}, f"autoscale {request['seed']}"
-    encoder = None if tokenizer is None else load_tokenizer(tokenizer)
-    for domain, sources in domains.items():
-        spools[domain] = _Spool(folder/f"{domain}.text")
-        with bar(f"read {domain}") as b: spools[domain].fill(sources, salt, seen, b)
-        try: held[domain] = validation_size([r[0] for r in spools[domain].rows], [r[3] for r in spools[domain].rows], request["validation_fraction"])
-        except InputError as e: raise InputError(f"domain {domain!r}: {e}") from None
-    if encoder is None:
-        sizes = {d: sum(r[3] for r in s.rows[held[d]:]) for d, s in spools.items()}
-        size = min(2_000_000, max(sizes.values()))
-        with bar("train the tokenizer", size * len(spools)) as b:
-            def samples():
-                for d, s in spools.items():
-                    for text in _sample(s.texts(held[d], len(s.rows)), size): b.update(len(text.encode())); yield text
-            encoder = train_tokenizer(samples(), request["vocab_size"], request.get("algorithm", "bpe"))
-    encoder.save_pretrained(folder/"tokenizer")
-    dtype = "<u2" if len(encoder) <= 1 << 16 else "<u4"
-    entries = {}
-    for domain, spool in spools.items():
-        with bar(f"tokenize {domain}", sum(r[3] for r in spool.rows)) as b:
-            ranges = {"valid": (0, held[domain]), "train": (held[domain], len(spool.rows))}
-            entries[domain] = {split: _write_tokens(folder/f"{domain}.{split}.bin", spool.texts(*ranges[split]), encoder, dtype, b) for split in _splits}
-            entries[domain]["sources"] = request["domains"][domain]
-        spool.path.unlink()
-    masked = {} if encoder.mask_token_id is None or encoder.cls_token_id is None else {"mask": encoder.mask_token_id, "cls": encoder.cls_token_id}
-    manifest = {"format": _format, "domains": entries, "dtype": dtype, "request": request,
-                "tokenizer": {"sha256": _folder_sha256(folder/"tokenizer"), "vocab_size": len(encoder), "eot": _end_id(encoder), **masked}}
-    manifest["checksum"] = _canonical(manifest)
-    with atomic_write(folder/"manifest.json") as f: f.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    if not (folder/"manifest.json").exists():  # else it was killed between that and its name
+        saved, salt = folder/"tokenizer", f"autoscale {request['seed']}"
+        if saved.exists(): encoder = load_tokenizer(saved)
+        else: encoder = None if tokenizer is None else _save_tokenizer(load_tokenizer(tokenizer), saved)
+        with closing(_Spool(folder/"scratch")) as spool:
+            held, entries = {}, {}
+            def read(domain: str):
+                with bar(f"read {domain}") as b: spool.read(domain, domains[domain], salt, b)
+                try: held[domain] = spool.held(domain, request["validation_fraction"])
+                except InputError as e: raise InputError(f"domain {domain!r}: {e}") from None
+            if encoder is None:
+                for domain in domains: read(domain)
+                encoder = _save_tokenizer(_trained(spool, held, request, bar), saved)
+            dtype = "<u2" if len(encoder) <= 1 << 16 else "<u4"
+            with _encoding(encoder, dtype, workers) as encode:
+                for domain in domains:  # with a tokenizer there, the text of one domain at a time is on the disk
+                    if domain not in held: read(domain)
+                    with bar(f"tokenize {domain}", spool.size(domain)) as b:
+                        entries[domain] = _tokenize(folder, spool, domain, encode, dtype, held[domain], request.get("validation_tokens", 0), 4_000_000 if workers == 1 else 1_000_000, b)
+                    entries[domain]["sources"] = request["domains"][domain]
+        masked = {} if encoder.mask_token_id is None or encoder.cls_token_id is None else {"mask": encoder.mask_token_id, "cls": encoder.cls_token_id}
+        manifest = {"format": _format, "domains": entries, "dtype": dtype, "request": request,
+                    "tokenizer": {"sha256": _folder_sha256(saved), "vocab_size": len(encoder), "eot": _end_id(encoder), **masked}}
+        manifest["checksum"] = _canonical(manifest)
+        with atomic_write(folder/"manifest.json") as f: f.write(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    shutil.rmtree(folder/"scratch", ignore_errors=True); (folder/"request.json").unlink(missing_ok=True)
 
-def _remove_dead_builds(path: Path):
-    "What a killed build on this machine left beside `path`."
-    start = f".{path.name}.building-{socket.gethostname()}-"
-    for left in path.parent.glob(f"{start}*"):
-        try: os.kill(int(left.name.removeprefix(start)), 0)
-        except ProcessLookupError: shutil.rmtree(left, ignore_errors=True)
-        except (PermissionError, ValueError): pass
+def _trained(spool: _Spool, held: Mapping[str, int], request: JsonDict, bar: Callable) -> "PreTrainedTokenizerBase":
+    "A tokenizer trained on as many bytes of each domain's training documents."
+    training = lambda d: itertools.islice(spool.rows(d), held[d], None)
+    size = min(2_000_000, max(sum(row[3] for row in training(d)) for d in held))
+    with bar("train the tokenizer", size * len(held)) as b:
+        def samples():
+            for d in held:
+                for text in _sample(spool.texts(d, training(d)), size): b.update(len(text.encode())); yield text
+        return train_tokenizer(samples(), request["vocab_size"], request.get("algorithm", "bpe"))
+
+def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> "PreTrainedTokenizerBase":
+    "All of it or nothing: a build that is continued takes the one that stands there."
+    whole = folder.parent/"scratch"/"tokenizer"
+    tokenizer.save_pretrained(whole); os.rename(whole, folder)
+    return tokenizer
+
+def _take_over(path: Path, request: JsonDict) -> Path:
+    "The folder to build in: what a killed build of this request has left beside `path` on this machine, else a new one. What dead builds of other requests left is removed."
+    start = f".{path.name}.building-{socket.gethostname()}-"; building = path.parent/f"{start}{os.getpid()}"
+    for left in sorted(path.parent.glob(f"{glob.escape(start)}*")):
+        try:
+            if left != building: os.kill(int(left.name.removeprefix(start)), 0)
+            dead = left == building
+        except ProcessLookupError: dead = True
+        except (PermissionError, ValueError): continue
+        if not dead: continue
+        try:
+            if _request_of(left) != request: shutil.rmtree(left, ignore_errors=True)
+            elif left != building and not building.exists(): os.rename(left, building)
+        except FileNotFoundError: pass  # another process took it over
+    if not building.exists():
+        building.mkdir()
+        (building/"request.json").write_text(json.dumps(request), "utf-8")
+    return building
+
+def _request_of(folder: Path) -> JsonDict | None:
+    for name in ("request.json", "manifest.json"):  # the first is removed when all is there
+        try: content = json.loads((folder/name).read_text("utf-8")); return content.get("request", content)
+        except (OSError, ValueError): pass
+    return None

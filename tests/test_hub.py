@@ -172,9 +172,11 @@ def test_a_store_is_built_by_name_from_a_mirror(mirror, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="another domains"): build_store(tmp_path/"store", domain_sources("redpajama-cut"), vocab_size=300, validation_fraction=.2, progress=False)
 
 
-def test_the_plan_counts_what_is_streamed_and_says_nothing_of_the_rest():
+def test_the_plan_counts_what_is_streamed_and_says_nothing_of_the_rest(mirror):
     assert stream_plan(stdlib_sources()) == []
     plan = stream_plan(hub_sources(), cores=10)
-    assert "35.0 GB of text from the hub" in plan[0] and "17 GB" in plan[1] and "0.5 hours to read" in plan[2] and "0.5 to tokenize on 10 cores" in plan[2]
-    source: Source = hub_sources()["c4"][0]
-    assert "1.0 GB of text from a mirror (web 1)" in stream_plan({"web": [replace(source, limit_bytes=10 ** 9, mirror="/there")], "own": stdlib_sources()["python_docs"]})[0]
+    assert "35 GB of text from the hub" in plan[0] and "17 GB" in plan[1] and "0.5 hours to read" in plan[2] and "0.5 hours to tokenize on 10 cores" in plan[2]
+    source: Source = replace(hub_sources()["c4"][0], limit_bytes=8_000, mirror=str(mirror))
+    assert "0.008 MB of text from a mirror (web 0.008 MB)" in stream_plan({"web": [source], "own": stdlib_sources()["python_docs"]})[0]
+    assert "(web 0.041 MB)" in stream_plan({"web": [replace(source, limit_bytes=10 ** 9)]})[0]  # a mirror's files say how much there is
+    with pytest.raises(InputError, match="AUTOSCALE_HUB_MIRROR"): stream_plan({"web": [replace(source, mirror="/nowhere")]})
