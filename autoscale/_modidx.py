@@ -705,6 +705,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'autoscale.reproduce._package': ('reproduce.html#_package', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._prepare': ('reproduce.html#_prepare', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._read_state': ('reproduce.html#_read_state', 'autoscale/reproduce.py'),
+                                     'autoscale.reproduce._same_text': ('reproduce.html#_same_text', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._source': ('reproduce.html#_source', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce._writable': ('reproduce.html#_writable', 'autoscale/reproduce.py'),
                                      'autoscale.reproduce.check_summary': ('reproduce.html#check_summary', 'autoscale/reproduce.py'),

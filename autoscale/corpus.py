@@ -9,7 +9,7 @@ __all__ = ['end_of_text', 'install_command', 'needs', 'file_sha256', 'cache_fold
 
 # %% ../nbs/01_corpus.ipynb #b067d22f
 import glob, hashlib, itertools, json, multiprocessing, os, re, shutil, socket, sqlite3, sys, tempfile, threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -213,8 +213,16 @@ def train_tokenizer(samples: Iterable[str],  # texts, the same amount of every d
         special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-        letters = min(1000, vocab_size // 8)  # each takes two tokens, at the start of a word and inside; what is rarer is unknown
-        tokenizer.train_from_iterator(samples, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(special.values()), limit_alphabet=letters, show_progress=False))
+        # The trainer breaks ties by numbers that it gives as its hash tables list letters, each time differently. So we count the letters, let it find which of them stand within words, and give it both in order, as if they were special.
+        samples, first = list(samples), list(special.values())
+        counts = Counter(c for text in samples for c in tokenizer.normalizer.normalize_str(text) if not c.isspace())
+        letters = sorted(sorted(counts, key=lambda c: (-counts[c], c))[:min(1000, vocab_size // 8)])  # each takes two tokens, at the start of a word and inside; what is rarer is unknown
+        for size in (2, vocab_size):
+            tokenizer.train_from_iterator(samples, trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, initial_alphabet=letters, limit_alphabet=len(letters), show_progress=False))
+            if size < vocab_size: first += sorted(tokenizer.get_vocab().keys() - set(first))
+        model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+        trained = Tokenizer(model); trained.normalizer, trained.pre_tokenizer, trained.decoder = tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder
+        tokenizer = trained  # in which they are not special
         ends = [(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")]
         tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends)  # pyright: ignore[reportCallIssue] (its stub names none)
         return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

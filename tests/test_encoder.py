@@ -1,6 +1,7 @@
 """The encoder's profile under papermill, at a twentieth of its length: from text to fine-tuned scores, and each of its notebooks changes when a parameter does."""
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -111,3 +112,14 @@ def test_every_notebook_belongs_somewhere():
     assert {n.stem for n in ENCODERS} == {"figure-02", "figure-09", "figure-10", "stage-7-finetune", "table-07", "table-08", "table-09"}
     assert all(wanted(n, "runs") or wanted(n, "published") for n in PAPER.glob("*.ipynb") if n not in ENCODERS)
     assert Places.of("encoder").records == ROOT / "nbs/paper/records/encoder"
+
+
+def test_a_wordpiece_of_the_same_text_is_told_from_another_text():
+    from autoscale.corpus import open_store
+    from autoscale.reproduce import _same_text
+    recorded = open_store(ROOT / "nbs/paper/records/encoder/store.json")
+    other = json.loads(json.dumps(recorded.manifest))
+    other["tokenizer"]["sha256"] = "0" * 64; other["domains"]["books"]["train"] |= {"sha256": "1" * 64, "tokens": other["domains"]["books"]["train"]["tokens"] + 3}
+    assert _same_text(replace(recorded, manifest=other), recorded)
+    other["domains"]["books"]["train"]["bytes"] += 1
+    assert not _same_text(replace(recorded, manifest=other), recorded)
