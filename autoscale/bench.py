@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .figures import to_markdown
-from .mixture import InputError, JsonDict, atomic_write
+from .mixture import InputError, JsonDict, atomic_write, parse_json
 from .reproduce import checkout, execute, parameters_of
 
 # %% ../nbs/13b_bench.ipynb #be98e233
@@ -101,9 +101,9 @@ def read_records(folder: str | Path) -> list[JsonDict]:
     records = []
     for path in sorted(Path(folder).glob("bench-*.json")):
         try:
-            records.append(json.loads(path.read_text("utf-8")))
-            _ = records[-1]["rows"], records[-1]["machine"]["versions"]
-        except (ValueError, KeyError, TypeError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
+            records.append(parse_json(path.read_text("utf-8")))
+            _ = [[row[name] for name in ("what", "value", "unit", "low", "high", "repeats", "aim", "holds", "note")] for row in records[-1]["rows"]], records[-1]["machine"]["versions"].items()
+        except (ValueError, KeyError, TypeError, AttributeError, OSError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
     return records
 
 # %% ../nbs/13b_bench.ipynb #5c766aae

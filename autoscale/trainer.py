@@ -46,7 +46,8 @@ def optimiser_settings(**overrides: Any) -> JsonDict:
     for name, value in overrides.items():
         if name not in OPTIMISER: raise InputError(f"the optimiser has no setting {name!r}; it has {', '.join(OPTIMISER)}")
         try: settings[name] = [float(v) for v in value] if name == "betas" else float(value)
-        except (TypeError, ValueError): raise InputError(f"optimiser setting {name} is {value!r}, not a number") from None
+        except (TypeError, ValueError, OverflowError): raise InputError(f"optimiser setting {name} is {value!r}, not a number") from None
+        if name == "betas" and len(settings[name]) != 2: raise InputError(f"optimiser setting betas is {value!r}; give two numbers")
     fractions = {n: settings[n] for n in ("warmup", "final", "average_last")} | {f"betas[{i}]": b for i, b in enumerate(settings["betas"])}
     for name, value in fractions.items():
         if not 0 <= value <= 1: raise InputError(f"optimiser setting {name} is {value:g}; it is a fraction from 0 to 1")
