@@ -38,6 +38,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'autoscale.baselines.settled': ('baselines.html#settled', 'autoscale/baselines.py'),
                                      'autoscale.baselines.unimax': ('baselines.html#unimax', 'autoscale/baselines.py')},
             'autoscale.bench': { 'autoscale.bench.Paired': ('bench.html#paired', 'autoscale/bench.py'),
+                                 'autoscale.bench._is_record': ('bench.html#_is_record', 'autoscale/bench.py'),
                                  'autoscale.bench._number': ('bench.html#_number', 'autoscale/bench.py'),
                                  'autoscale.bench.alternate': ('bench.html#alternate', 'autoscale/bench.py'),
                                  'autoscale.bench.machine_facts': ('bench.html#machine_facts', 'autoscale/bench.py'),

@@ -175,7 +175,7 @@ def _tokens(runs, weights: np.ndarray, total: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # a total that is infinite is refused by the table
         exact = weights / whole[:, None] * total[:, None]
         tokens = np.floor(exact); left = np.round(total) - tokens.sum(1)
-    return tokens + (np.argsort(np.argsort(tokens - exact, 1, kind="stable"), 1) < left[:, None])
+        return tokens + (np.argsort(np.argsort(tokens - exact, 1, kind="stable"), 1) < left[:, None])
 
 def _total(export: RawRuns, mapping: dict, runs, values) -> np.ndarray:
     total = mapping.get("total")

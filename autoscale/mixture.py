@@ -127,7 +127,7 @@ def parse_json(text: str | bytes) -> Any:
     try: found = json.loads(text, object_pairs_hook=once)
     except RecursionError: raise InputError("nested too deeply") from None
     _check_size(found, len(text))
-    if (b"\\u" if isinstance(text, bytes) else "\\u") in text: _check_text(found)
+    if (b"\\u" in text if isinstance(text, bytes) else "\\u" in text): _check_text(found)
     return found
 
 def _check_size(found, most: int):  # values that it may stand for: YAML's anchors can make more of them than there is text
@@ -390,7 +390,7 @@ def mixture_from_dict(d: JsonDict) -> Mixture:
     if "tokens" not in d and not ("weights" in d and "total_tokens" in d): raise InputError("a mixture needs `tokens`, or `weights` and `total_tokens`")
     for key in ("tokens", "weights"):
         if key in d and not numbers(d[key]): raise InputError(f"{key} {d[key]}: give a number for each of the {m} domains")
-    total = d.get("total_tokens")
+    total: Any = d.get("total_tokens")
     if "total_tokens" in d and not (_is_number(total) and total == int(total) and total > 0): raise InputError(f"total_tokens is {total!r}; give a whole number above 0")
     notes = {"method": str(d.get("method", "")), "interval": interval, "epochs": tuple(map(float, d.get("epochs") or ())) or None}
     if "tokens" in d: mixture = Mixture(tuple(d["domains"]), tuple(d["tokens"]), **notes)

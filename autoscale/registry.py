@@ -85,11 +85,11 @@ def decompressed(raw: bytes) -> bytes:
     if len(content) > _most_bytes: raise InputError("refused, it unpacks to more than 2 GiB")
     return content
 
-class _Bounded:
+class _Bounded(io.BufferedIOBase):
     "An archive's content as a stream that ends with a refusal where it gets too long: of a tar, what comes before a member can be a bomb too."
     def __init__(self, file, path): self.file, self.path, self.left = file, path, _most_bytes
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         self.left -= len(data := self.file.read(size))
         if self.left < 0: raise InputError(f"{self.path}: refused, it unpacks to more than 2 GiB")
         return data
