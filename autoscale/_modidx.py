@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'autoscale.export._takes_comments': ('export.html#_takes_comments', 'autoscale/export.py'),
                                   'autoscale.export._torchtitan': ('export.html#_torchtitan', 'autoscale/export.py'),
                                   'autoscale.export._units_available': ('export.html#_units_available', 'autoscale/export.py'),
+                                  'autoscale.export._yaml_key': ('export.html#_yaml_key', 'autoscale/export.py'),
                                   'autoscale.export._yaml_list': ('export.html#_yaml_list', 'autoscale/export.py'),
                                   'autoscale.export.block_counts': ('export.html#block_counts', 'autoscale/export.py'),
                                   'autoscale.export.decimal_weights': ('export.html#decimal_weights', 'autoscale/export.py'),

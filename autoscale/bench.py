@@ -109,7 +109,7 @@ def read_records(folder: str | Path) -> list[JsonDict]:
         try:
             records.append(parse_json(path.read_text("utf-8")))
             if not _is_record(records[-1]): raise ValueError
-        except (ValueError, KeyError, TypeError, OSError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
+        except (ValueError, KeyError, TypeError, AttributeError, OSError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
     return records
 
 # %% ../nbs/13b_bench.ipynb #5c766aae

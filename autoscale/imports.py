@@ -38,7 +38,7 @@ def read_mapping(columns: str | Path | JsonDict) -> JsonDict:
     for key, value in mapping.items():
         if key not in _keys: raise InputError(f"{where}: {key!r} is not known{_nearest(str(key), _keys)}; known keys are {', '.join(_keys)}")
         good = isinstance(value, (str, int, float) if _keys[key] is str else (dict, str, int, float) if key == "bytes_per_token" else (dict, str) if _keys[key] is dict else list)
-        if not good or value == "": raise InputError(f"{where}: {key} is {value!r}; write " + ("a list of runs" if key == "leave_out" else "a column" if _keys[key] is str else "a pattern like \"eval/{domain}\", or a column for each domain"))
+        if not good or value in ("", {}): raise InputError(f"{where}: {key} is {value!r}; write " + ("a list of runs" if key == "leave_out" else "a column" if _keys[key] is str else "a pattern like \"eval/{domain}\", or a column for each domain"))
         if _keys[key] is dict and isinstance(value, str) and key != "bytes_per_token" and value.count("{domain}") != 1: raise InputError(f"{where}: {key} is {value!r}; write {{domain}} once, where the names of the domains stand")
     for key in ("loss", *([] if "tokens" in mapping else ["weights"])):
         if key not in mapping: raise InputError(f"{where}: {'tokens or weights are' if key == 'weights' else 'loss is'} not given; for example {json.dumps(_example)}")

@@ -8,7 +8,7 @@ __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'plain_values'
            'train_again', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import builtins, difflib, functools, hashlib, json, multiprocessing, os, re, shutil, sys, tempfile, textwrap, time
+import builtins, difflib, functools, hashlib, json, keyword, multiprocessing, os, re, shutil, sys, tempfile, textwrap, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -89,7 +89,7 @@ def plain_values(parameters: JsonDict) -> JsonDict:
             for v in value: check(name, v)
         elif value is not None and type(value) not in (bool, int, float, str): raise InputError(f"parameter {name}: {repr(value)[:60]} is a {type(value).__name__}; write numbers, text, lists, or mappings to these")
     for name, value in parameters.items():
-        if not (isinstance(name, str) and name.isidentifier()): raise InputError(f"parameter {name!r}: a notebook cannot be given this name")
+        if not (isinstance(name, str) and re.fullmatch("[A-Za-z_][A-Za-z_0-9]*", name) and not keyword.iskeyword(name)): raise InputError(f"parameter {name!r}: a notebook cannot be given this name")
         try: check(name, value)
         except RecursionError: raise InputError(f"parameter {name}: it contains itself, or nests too deep") from None
     return parameters
