@@ -455,6 +455,31 @@ def test_weights_and_checkpoints(tmp_path_factory, store, spec, data):
     answer(load_model, spec, store, folder / "c.safetensors", named="c.safetensors")
 
 
+PROGRESS = {"step": 0, "seconds": 0., "parts": {}, "runs": [{"curve": [], "evaluations": [], "reason": ""}]}
+
+
+@fuzz(60)
+@given(data=st.data())
+def test_checkpoints_with_a_right_checksum(tmp_path_factory, store, spec, data):
+    "Anybody can compute one."
+    import torch
+    from safetensors.torch import load_file, save_file
+    from autoscale.model import build_model
+    from autoscale.trainer import _digest, load_checkpoint, load_model, save_checkpoint
+    path = tmp_path_factory.mktemp("forged") / "c.safetensors"
+    model = build_model(spec, store); optimizer = torch.optim.AdamW(model.parameters())
+    save_checkpoint(path, [spec], model, optimizer, None, PROGRESS); tensors = load_file(path)
+    name = data.draw(st.sampled_from(sorted(tensors))); tensor = tensors[name]
+    change = data.draw(st.sampled_from([None, None, tensor[:0], tensor.flatten()[:1], tensor.to(torch.float64), tensor[None], tensor * float("nan")]))
+    if change is not None: tensors[name] = change.contiguous()
+    header = {"spec": data.draw(st.sampled_from([spec.hash, spec.hash, spec.hash, "", "x\ny"])), "progress": data.draw(documents(PROGRESS)).decode("utf-8", "replace")}
+    for names in (tensors, {n.removeprefix("weight/"): t for n, t in tensors.items()}):
+        save_file(names, path, {**header, "sha256": _digest(names, header)})
+        for found in (answer(load_checkpoint, path, [spec], model, optimizer, named="c.safetensors"), answer(load_model, spec, store, path, named="c.safetensors")):
+            assert found is None or change is None or change.shape == tensor.shape
+            if isinstance(found, tuple): assert 0 <= found[0]["step"] <= spec.steps and len(found[0]["runs"]) == 1
+
+
 def test_a_pickle_is_not_opened(folder, store, spec):
     "The file that `torch.save` writes, with an object that would make a file when it is loaded."
     import pickle, torch
