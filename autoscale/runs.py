@@ -123,7 +123,6 @@ class RunRecord:
                             ("curve evaluations", points), ("params seconds tokens_per_second", number), ("versions machine", lambda value: isinstance(value, dict))):
             for name in names.split():
                 if not good(getattr(self, name)): raise InputError(f"{name} of a run record is {getattr(self, name)!r}; see RunRecord for what it can be")
-        if self.status == "finished" and not self.losses: raise InputError("a finished run without losses")
 
 def judged_domains(trained: Iterable[str], losses: Iterable[str]) -> tuple[str, ...]:
     "The validation domains that the objective counts: those of the mixture; all, where none of them is (own names for validation sets)."
@@ -226,6 +225,7 @@ def run_table(records: Iterable[RunRecord]) -> RunTable:
     if not records: raise InputError("there is no finished run to make a table of")
     domains = tuple(dict.fromkeys(d for r in records for d in r.spec.mixture.domains))
     validation = judged_domains(domains, records[0].losses)
+    if not validation: raise InputError(f"run {records[0].name!r} is finished and has no losses; delete its record ({records[0].spec.hash}) and it is trained again")
     for r in records:
         if set(r.losses) != set(records[0].losses): raise InputError(f"run {r.name!r} was judged on {', '.join(r.losses)}, others on {', '.join(validation)}; make one table for each")
     count = lambda r, d: r.spec.mixture[d] if d in r.spec.mixture.domains else 0
