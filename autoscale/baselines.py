@@ -373,7 +373,7 @@ def choice_from_dict(d: JsonDict) -> Choice:
     "Back from `choice_to_dict`. Raises `InputError` where the mixture contradicts itself or the cost is missing."
     mixture = mixture_from_dict(d)
     try: return Choice(mixture, Cost(int(d["cost"]["runs"]), int(d["cost"]["tokens"]), float(d["cost"]["flops"])), tuple(map(str, d.get("notes", ()))), tuple(map(str, d.get("trained", ()))))
-    except (KeyError, TypeError, ValueError) as e: raise InputError(f"not a choice: its cost is missing or no numbers ({e})") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as e: raise InputError(f"not a choice: its cost is missing or no numbers ({e})") from None
 
 _same = 1e-3  # of a weight
 

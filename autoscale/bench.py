@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from .figures import to_markdown
-from .mixture import InputError, JsonDict, atomic_write
+from .mixture import InputError, JsonDict, atomic_write, parse_json
 from .reproduce import checkout, execute, parameters_of
 
 # %% ../nbs/13b_bench.ipynb #be98e233
@@ -96,14 +96,20 @@ def write_record(folder: str | Path, name: str,  # the notebook's own name, e.g.
     with atomic_write(Path(folder) / f"{name}.json") as f: f.write(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return record
 
+def _is_record(r: JsonDict) -> bool:
+    number = lambda v: isinstance(v, int | float) and not isinstance(v, bool)
+    row = lambda x: all(isinstance(x[k], str) for k in ("what", "unit", "note")) and all(x[k] is None or number(x[k]) for k in ("value", "low", "high")) and number(x["repeats"]) and "aim" in x and x["holds"] in (True, False, None)
+    machine = r["machine"]
+    return bool(r["rows"]) and all(map(row, r["rows"])) and all(isinstance(r[k], str) for k in ("benchmark", "question", "date")) and {"processor", "cores", "device", "load"} <= machine.keys() and isinstance(machine["versions"], dict)
+
 def read_records(folder: str | Path) -> list[JsonDict]:
     "All records of a folder, by name. Raises `InputError` on one that is damaged."
     records = []
     for path in sorted(Path(folder).glob("bench-*.json")):
         try:
-            records.append(json.loads(path.read_text("utf-8")))
-            _ = records[-1]["rows"], records[-1]["machine"]["versions"]
-        except (ValueError, KeyError, TypeError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
+            records.append(parse_json(path.read_text("utf-8")))
+            if not _is_record(records[-1]): raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, OSError): raise InputError(f"{path}: not a benchmark's record; delete it and run the benchmark again") from None
     return records
 
 # %% ../nbs/13b_bench.ipynb #5c766aae

@@ -125,7 +125,8 @@ def _per_document(path: Path | None) -> dict[str, float] | None:
     return means
 
 def _json_file(path: Path, form: str) -> dict:
-    try: found = json.loads(path.read_text(encoding="utf-8"))
+    from autoscale.mixture import parse_json
+    try: found = parse_json(path.read_text(encoding="utf-8"))
     except OSError as e: _refuse(f"{path}: cannot be read ({e.strerror}); it should hold {form}")
     except ValueError as e: _refuse(f"{path}: cannot be read as JSON ({e}); it should hold {form}")
     return found if isinstance(found, dict) and found else _refuse(f"{path}: is not of the form {form}")

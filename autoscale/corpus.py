@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 # %% ../nbs/01_corpus.ipynb #ea428450
-from .mixture import InputError, JsonDict, atomic_write
+from .mixture import InputError, JsonDict, atomic_write, parse_json
 
 # %% ../nbs/01_corpus.ipynb #7345f85d
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
@@ -196,6 +196,9 @@ def validation_size(keys: Iterable[bytes],  # (n,) sorted: documents of one work
     if works < 2: raise InputError(f"{works} distinct documents; at least 2 are needed, one to train on and one to hold out")
     return start
 
+def _check_domain(name: str):
+    if not re.fullmatch(r"\w[\w.-]{0,200}", name): raise InputError(f"domain {name!r} cannot be a file name; use letters, digits, '_' and '-'")
+
 def _check_fraction(fraction: float):
     if not isinstance(fraction, int | float) or not 0 < fraction < 1: raise InputError(f"validation_fraction is {fraction!r}; it must lie between 0 and 1, e.g. 0.05")
 
@@ -327,13 +330,35 @@ class TokenStore:
         return load_tokenizer(self._file("tokenizer"))
 
 # %% ../nbs/01_corpus.ipynb #89f001b5
+def _check_manifest(manifest: JsonDict):
+    "Anybody can compute a checksum: names that lead out of the folder and numbers that are none are refused all the same."
+    def whole(what: str, value, least: int = 0, below: int = 1 << 62):
+        if type(value) is not int or not least <= value < below: raise InputError(f"{what} is {value!r}")
+    def text(what: str, value):
+        if not isinstance(value, str): raise InputError(f"{what} is {value!r}")
+    if not manifest["domains"]: raise InputError("there is no domain in it")
+    if manifest["dtype"] not in ("<u2", "<u4"): raise InputError(f"dtype is {manifest['dtype']!r}")
+    if not isinstance(manifest["request"], dict): raise InputError(f"request is {manifest['request']!r}")
+    tokenizer = manifest["tokenizer"]
+    text("the tokenizer's sha256", tokenizer["sha256"]); whole("vocab_size", tokenizer["vocab_size"], 1, 1 << 32)
+    for special in ("eot", "mask", "cls"):
+        if special == "eot" or special in tokenizer: whole(special, tokenizer[special], 0, tokenizer["vocab_size"])
+    for domain, entry in manifest["domains"].items():
+        _check_domain(domain)
+        for source in entry["sources"]:
+            for what in ("name", "version", "licence", "sha256"): text(f"{what} of a source of {domain}", source[what])
+        for split in _splits:
+            for what in ("documents", "tokens", "bytes"): whole(f"{what} of {domain}.{split}", entry[split][what], 1)
+            text(f"sha256 of {domain}.{split}", entry[split]["sha256"])
+            if not (isinstance(ratio := entry[split]["bytes_per_token"], (int, float)) and 0 < ratio < 1e9): raise InputError(f"bytes_per_token of {domain}.{split} is {ratio!r}")
+
 def open_store(path: str | Path,  # the folder, or a manifest alone
                verify: bool = True,  # read every file and compare its sha256; False: compare sizes only
               ) -> TokenStore:
     "Open a token store, or its manifest alone (all but the text). Raises `InputError` naming what is missing, damaged or foreign."
     path = Path(path); alone = path.is_file(); named = path if alone else path/"manifest.json"
     again = f"delete the {'file' if alone else 'folder'} {path} and build {'the store' if alone else 'it'} again"
-    try: manifest = json.loads(named.read_text("utf-8"))
+    try: manifest = parse_json(named.read_text("utf-8"))
     except FileNotFoundError: raise InputError(f"{path}: not a token store (there is no manifest.json); build one with `autoscale corpus build`") from None
     except (OSError, ValueError) as e:
         if alone: raise InputError(f"{named}: not the manifest of a token store, or a damaged one ({e}); give the folder of a store, or its manifest.json") from None
@@ -341,6 +366,9 @@ def open_store(path: str | Path,  # the folder, or a manifest alone
     if not isinstance(manifest, dict) or manifest.get("format") != _format:
         raise InputError(f"{named}: foreign (its format is {manifest.get('format') if isinstance(manifest, dict) else type(manifest).__name__!r}, not {_format!r}); give another {'file' if alone else 'folder'}")
     if manifest.pop("checksum", None) != _canonical(manifest): raise InputError(f"{named}: damaged (its content does not match its checksum); {again}")
+    try: _check_manifest(manifest)
+    except (LookupError, TypeError, AttributeError) as e: raise InputError(f"{named}: not the manifest of a token store ({type(e).__name__}: {e}); {again}") from None
+    except InputError as e: raise InputError(f"{named}: not the manifest of a token store ({e}); {again}") from None
     if alone: return TokenStore(path, manifest)
     for domain, entry in manifest["domains"].items():
         for split in _splits:
@@ -532,8 +560,7 @@ def build_store(path: str | Path,  # the folder to make
     "Read, split, tokenize and store; a store of the same request that stands there already is opened, and a build of it that was killed is continued. Raises `InputError` where a different store stands there, a source breaks off (what was read is kept), or a domain has fewer than 2 documents or not enough to hold out."
     path = Path(path)
     if not domains: raise InputError("a corpus needs at least one domain")
-    for domain in domains:
-        if not re.fullmatch(r"\w[\w.-]*", domain): raise InputError(f"domain {domain!r} cannot be a file name; use letters, digits, '_' and '-'")
+    for domain in domains: _check_domain(domain)
     _check_fraction(validation_fraction)  # reading may take an hour: what can be refused is refused before
     if workers is None: workers = os.cpu_count() or 1
     if not isinstance(workers, int) or workers < 1: raise InputError(f"workers is {workers!r}; it must be a whole number of processes, at least 1, or None for one on each core")

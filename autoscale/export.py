@@ -68,6 +68,10 @@ def yaml_string(text: str) -> str:
     escape = lambda c: f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\u{ord(c):04X}" if ord(c) < 2**16 else f"\\U{ord(c):08X}"
     return '"' + "".join(map(escape, text)) + '"'
 
+def _yaml_key(text: str) -> str:
+    if len(key := yaml_string(text)) > 1000: raise InputError(f"{text!r} is longer than a name in YAML can be (1,024 characters); shorten it")
+    return key
+
 def _yaml_list(texts) -> str: return f"[{', '.join(map(yaml_string, texts))}]"
 
 # %% ../nbs/12_export.ipynb #08fc62cb
@@ -101,7 +105,7 @@ def _streaming(plan):
     size = f"epoch_size={plan.sequences}, " if plan.sequences else ""
     return {"streams.py": f"from streaming import Stream, StreamingDataset\n\nstreams = [\n{streams}]\n\ndef mixture(**settings):\n"
                           f'    "One epoch of this dataset is the whole run."\n    return StreamingDataset(streams=streams, {size}**settings)\n',
-            "streams.yaml": "train_loader:\n  dataset:\n    streams:\n" + "".join(f"      {yaml_string(r.domain)}:\n        {place(r.paths[0])}: {yaml_string(r.paths[0])}\n        proportion: {r.weight}\n" for r in plan.rows)
+            "streams.yaml": "train_loader:\n  dataset:\n    streams:\n" + "".join(f"      {_yaml_key(r.domain)}:\n        {place(r.paths[0])}: {yaml_string(r.paths[0])}\n        proportion: {r.weight}\n" for r in plan.rows)
                             + (f"    epoch_size: {plan.sequences}\n" if plan.sequences else "")}
 
 def _interleave(plan):
@@ -143,11 +147,11 @@ mixture = DatasetMixConfig(datasets=(
 
 def _levanter(plan):
     budgets = f"  experiment_budget: {plan.experiment_budget}\n  target_budget: {plan.mixture.total}\n" if plan.experiment_budget else ""
-    return {"levanter_data.yaml": "data:\n  components:\n" + "".join(f"    {yaml_string(r.domain)}: {{type: cached, source: {{type: url, train_urls: {_yaml_list(r.paths)}}}}}\n" for r in plan.rows)
-                                  + "  train_weights:\n" + "".join(f"    {yaml_string(r.domain)}: {r.weight}\n" for r in plan.rows) + f"  mixture_block_size: {_block}\n{budgets}"}
+    return {"levanter_data.yaml": "data:\n  components:\n" + "".join(f"    {_yaml_key(r.domain)}: {{type: cached, source: {{type: url, train_urls: {_yaml_list(r.paths)}}}}}\n" for r in plan.rows)
+                                  + "  train_weights:\n" + "".join(f"    {_yaml_key(r.domain)}: {r.weight}\n" for r in plan.rows) + f"  mixture_block_size: {_block}\n{budgets}"}
 
 def _lingua(plan):
-    return {"lingua_data.yaml": 'data:\n  root_dir: ""\n  sources:\n' + "".join(f"    {yaml_string(r.paths[0])}: {r.weight}  # {r.domain!r}\n" for r in plan.rows)}
+    return {"lingua_data.yaml": 'data:\n  root_dir: ""\n  sources:\n' + "".join(f"    {_yaml_key(r.paths[0])}: {r.weight}  # {r.domain!r}\n" for r in plan.rows)}
 
 def _neox(plan):
     if len(plan.rows) > 254: raise InputError(f"{len(plan.rows)} domains; GPT-NeoX blends at most 254 (an 8-bit index): merge some")

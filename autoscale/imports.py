@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 # %% ../nbs/03d_imports.ipynb #4c396958
-from .mixture import InputError, JsonDict, parse_tokens
+from .mixture import InputError, JsonDict, parse_json, parse_tokens
 from .readers import RawRuns, load_yaml, read_export
 from .runs import RunStore, RunTable, naming, numbers, read_text, run_table, sample_run_table, sizes, table_from_columns
 
@@ -30,7 +30,7 @@ def read_mapping(columns: str | Path | JsonDict) -> JsonDict:
         where = path = Path(columns)
         with naming(path):
             text = read_text(path)
-            try: mapping = json.loads(text)
+            try: mapping = parse_json(text)
             except ValueError as e:
                 if path.suffix.lower() not in (".yml", ".yaml"): raise InputError(f"cannot be read as JSON ({e}); name it .yml if it is YAML") from None
                 mapping = load_yaml(path)
@@ -38,7 +38,7 @@ def read_mapping(columns: str | Path | JsonDict) -> JsonDict:
     for key, value in mapping.items():
         if key not in _keys: raise InputError(f"{where}: {key!r} is not known{_nearest(str(key), _keys)}; known keys are {', '.join(_keys)}")
         good = isinstance(value, (str, int, float) if _keys[key] is str else (dict, str, int, float) if key == "bytes_per_token" else (dict, str) if _keys[key] is dict else list)
-        if not good or value == "": raise InputError(f"{where}: {key} is {value!r}; write " + ("a list of runs" if key == "leave_out" else "a column" if _keys[key] is str else "a pattern like \"eval/{domain}\", or a column for each domain"))
+        if not good or value in ("", {}): raise InputError(f"{where}: {key} is {value!r}; write " + ("a list of runs" if key == "leave_out" else "a column" if _keys[key] is str else "a pattern like \"eval/{domain}\", or a column for each domain"))
         if _keys[key] is dict and isinstance(value, str) and key != "bytes_per_token" and value.count("{domain}") != 1: raise InputError(f"{where}: {key} is {value!r}; write {{domain}} once, where the names of the domains stand")
     for key in ("loss", *([] if "tokens" in mapping else ["weights"])):
         if key not in mapping: raise InputError(f"{where}: {'tokens or weights are' if key == 'weights' else 'loss is'} not given; for example {json.dumps(_example)}")
@@ -48,8 +48,10 @@ def read_mapping(columns: str | Path | JsonDict) -> JsonDict:
 
 _example = {"run": "name", "weights": "config.mixture.{domain}", "total": "1B", "loss": "eval/{domain}/loss"}
 
+_longest_name = 300  # characters; what compares names, or cuts them into parts, takes the square of them
+
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 3, .5)
+    close = difflib.get_close_matches(name[:_longest_name], [k for k in known if len(k) <= _longest_name], 3, .5)
     return f" (nearest: {', '.join(close)})" if close else ""
 
 # %% ../nbs/03d_imports.ipynb #af70d893
@@ -173,7 +175,7 @@ def _tokens(runs, weights: np.ndarray, total: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # a total that is infinite is refused by the table
         exact = weights / whole[:, None] * total[:, None]
         tokens = np.floor(exact); left = np.round(total) - tokens.sum(1)
-    return tokens + (np.argsort(np.argsort(tokens - exact, 1, kind="stable"), 1) < left[:, None])
+        return tokens + (np.argsort(np.argsort(tokens - exact, 1, kind="stable"), 1) < left[:, None])
 
 def _total(export: RawRuns, mapping: dict, runs, values) -> np.ndarray:
     total = mapping.get("total")
@@ -204,6 +206,7 @@ def _families(columns: Iterable[str]) -> dict[str, dict[str, str]]:  # {"eval/{d
     found = defaultdict(dict)
     for c in columns:
         cuts = [m.start() for m in re.finditer(r"[/._:\- ]", c)]
+        if len(c) > _longest_name or len(cuts) > 30: continue
         for begin in (0, *(i + 1 for i in cuts)):
             for end in (*cuts, len(c)):
                 if begin < end and "/" not in c[begin:end]: found[f"{c[:begin]}{{domain}}{c[end:]}"][c[begin:end]] = c
@@ -250,6 +253,8 @@ def read_paired_tables(mixtures: str | Path,  # a row per run, a column per doma
                       ) -> RunTable:
     "Two published tables as one run table. Raises `InputError` naming the file, run and column of a bad value, on weights that do not sum to 1 within 2%, and where no run stands in both."
     exports = [read_export(path) for path in (mixtures, metrics)]
+    for path, export in zip((mixtures, metrics), exports):
+        if not export.columns: raise InputError(f"{path}: has no columns")
     weighed, judged = (export.columns for export in exports)
     label = lambda c: c.lower() in _labels or c.lower().startswith("unnamed:")
     shared = [key] if key is not None else [c for c in weighed if label(c) and c in judged][:1]

@@ -62,6 +62,7 @@ def build_model(spec: RunSpec, store: TokenStore,
         config = AutoConfig.for_model(kind, vocab_size=store.vocab_size, bos_token_id=store.eot, eos_token_id=store.eot, **settings)
         unknown = [k for k in settings if k not in type(config)().to_dict() and k not in type(config).attribute_map]
         if unknown: raise InputError(f"model_type {kind!r} has no setting {', '.join(unknown)}")
+        if not 0 < config.num_hidden_layers <= 10_000: raise InputError(f"{config.num_hidden_layers} layers; give 1 to 10,000")  # a billion would be built one by one
         config.max_position_embeddings = spec.context
         torch.manual_seed(spec.seed)
         with torch.device("meta" if device.type == "meta" else "cpu"):

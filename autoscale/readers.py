@@ -6,7 +6,7 @@
 __all__ = ['RawRuns', 'read_export', 'load_yaml']
 
 # %% ../nbs/03c_readers.ipynb #abc71a51
-import ast, json, re, sqlite3, struct, zlib
+import ast, json, re, sqlite3, struct, warnings, zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .mixture import InputError
+from .mixture import InputError, parse_json, parse_yaml
 from .runs import csv_columns, naming, read_text
 
 # %% ../nbs/03c_readers.ipynb #3c633da6
@@ -30,7 +30,7 @@ class RawRuns:
 
 def _text(value) -> str:
     if value is None: return ""
-    return value if isinstance(value, str) else json.dumps(value)  # NaN and Infinity become words that float() reads, and that are then refused by name
+    return value if isinstance(value, str) else json.dumps(value, default=str, skipkeys=True)  # a date of Parquet as text; NaN and Infinity become words that float() reads, and that are then refused by name
 
 def _flat(value, prefix: str = "") -> dict:  # {"mixture": {"web": .5}} -> {"mixture.web": .5}
     if not isinstance(value, dict) or not value: return {prefix: value} if prefix else {}
@@ -43,9 +43,12 @@ def _tracked(name: str, identity: str, config: dict, summary: dict, state: str =
     def part(prefix, values): return {f"{prefix}.{k}": v for k, v in _flat(values).items() if k.split(".")[0] not in _own}
     return {"name": name, "id": identity, **({"state": state} if state else {}), **part("config", config), **part("summary", summary)}
 
+_most_cells = 50_000_000  # a few megabytes can name a column of its own in every run
+
 def _from_rows(kind: str, rows: list[dict], measured=(), notes=()) -> RawRuns:
     if not rows: raise InputError(f"there is no run in it ({kind})")
     names = dict.fromkeys(c for row in rows for c in row)
+    if len(rows) * len(names) > _most_cells: raise InputError(f"its {len(rows):,} runs have {len(names):,} different columns between them, more than are read at once; keep the columns of the mixture and of the losses")
     return RawRuns(kind, {c: [_text(row.get(c)) for row in rows] for c in names}, tuple(measured), tuple(notes))
 
 # %% ../nbs/03c_readers.ipynb #1e749d7d
@@ -88,16 +91,21 @@ def _unpacked(export: RawRuns) -> RawRuns:
     return replace(export, columns=columns)
 
 def _literal(cell: str, column: str):
-    try: return json.loads(cell)
+    try: return parse_json(cell)
+    except InputError as e: raise InputError(f"the column {column} holds {cell[:40]!r}: {e}") from None
     except ValueError: pass
-    try: return ast.literal_eval(re.sub(r"(?<=[ \[,:])(nan|-?inf)(?=[,}\]])", r'"\1"', cell))  # Python's way of writing a dictionary; literals only, nothing is run
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an escape that Python does not know
+            return ast.literal_eval(re.sub(r"(?<=[ \[,:])(nan|-?inf)(?=[,}\]])", r'"\1"', cell))  # Python's way of writing a dictionary; literals only, nothing is run
     except (ValueError, SyntaxError, MemoryError, RecursionError): raise InputError(f"the column {column} holds {cell[:40]!r}, neither JSON nor a dictionary") from None
 
 # %% ../nbs/03c_readers.ipynb #f8b66067
 def _read_json(text: str) -> RawRuns:
-    try: found = json.loads(text)
+    try: found = parse_json(text)
+    except InputError: raise
     except ValueError:
-        try: found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        try: found = [parse_json(line) for line in text.split("\n") if line.strip()]  # only these end a line: U+2028 may stand in a name
         except ValueError as e: raise InputError(f"cannot be read as JSON, nor as lines of JSON ({e}); is it cut off?") from None
     if isinstance(found, dict): found = [found] if "config" in found or "summary" in found or not all(isinstance(v, dict) for v in found.values()) else [{"name": k, **v} for k, v in found.items()]
     if not isinstance(found, list) or not all(isinstance(run, dict) for run in found): raise InputError("is no list of runs, each with a name, its config and its summary")
@@ -114,8 +122,14 @@ def _json_run(run: dict) -> dict:
 # %% ../nbs/03c_readers.ipynb #55db6872
 def _parquet_columns(path: Path) -> dict[str, list]:
     parquet = _imported("pyarrow.parquet", "reading Parquet")
-    try: return parquet.read_table(path).to_pydict()
-    except (ValueError, OSError): raise InputError("is a Parquet file that is damaged or cut off ; write it or fetch it again") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            size, names = file.metadata.num_rows * file.metadata.num_columns, file.schema_arrow.names
+            if size > _most_cells: raise InputError(f"has {size:,} cells, more than are read at once; keep the columns of the mixture and of the losses")
+            if len(set(names)) < len(names): raise InputError(f"the column {next(n for n in names if names.count(n) > 1)} stands there twice")
+            return file.read().to_pydict()
+    except InputError: raise
+    except Exception: raise InputError("is a Parquet file that is damaged or cut off, or holds what is no table of runs; write it or fetch it again") from None  # its errors are of many kinds
 
 def _read_parquet(path: Path) -> RawRuns:
     columns = _parquet_columns(path)
@@ -142,9 +156,12 @@ def _from_steps(kind: str, logged: Iterable[tuple], configs: dict, notes=()) -> 
 def _read_trackio(path: Path) -> RawRuns:
     base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
-        configs = {run or name: json.loads(config) for run, name, config in base.execute("select run_id, run_name, config from configs")}
-        logged = [(run or name, name, step, json.loads(values)) for run, name, step, values in base.execute("select run_id, run_name, step, metrics from metrics order by id")]
-    except (sqlite3.Error, ValueError) as e: raise InputError(f"is a database, but not a complete one of Trackio's ({e})") from None
+        for name in ("configs", "metrics"):  # a view would be a program, and may never end
+            if not base.execute("select 1 from sqlite_master where name = ? and type = 'table' and sql not like 'create virtual%'", (name,)).fetchone(): raise InputError(f"there is no table {name}")
+        told = lambda text: _object(parse_json(text), "a run's configuration or metrics")
+        configs = {str(run or name): told(config) for run, name, config in base.execute("select run_id, run_name, config from configs")}
+        logged = [(str(run or name), str(name), int(step), told(values)) for run, name, step, values in base.execute("select run_id, run_name, step, metrics from metrics order by id")]
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as e: raise InputError(f"is a database, but not a complete one of Trackio's ({e})") from None
     finally: base.close()
     return _from_steps("a Trackio database", logged, configs)
 
@@ -168,8 +185,10 @@ def _wandb_records(path: Path) -> Iterator:
 
 def _read_wandb(paths: list[Path]) -> RawRuns:
     runs, silent = {}, []
-    value = lambda item: json.loads(item.value_json)
     key = lambda item: ".".join(item.nested_key) or item.key
+    def value(item):
+        try: return parse_json(item.value_json)
+        except ValueError as e: raise InputError(f"{path.name}: {key(item)!r} is no JSON ({e}); send the run to W&B and export it there, or leave the file out") from None
     for path in paths:
         kinds, run = set(), None
         for record in _wandb_records(path):
@@ -189,23 +208,29 @@ def _read_wandb(paths: list[Path]) -> RawRuns:
                    [f"{len(silent)} files hold no run yet, still being written or killed at once: {', '.join(silent[:8])}"] if silent else [])
 
 # %% ../nbs/03c_readers.ipynb #a3ac9b7b
+def _events(loader, file: Path) -> Iterator:
+    try: yield from loader.EventFileLoader(str(file)).Load()
+    except Exception as e: raise InputError(f"{file.name} is damaged ({type(e).__name__}); leave the file out") from None
+
 def _read_tensorboard(root: Path, files: list[Path]) -> RawRuns:
     loader = _imported("tensorboard.backend.event_processing.event_file_loader", "reading TensorBoard's events", "track")
+    from google.protobuf.message import DecodeError
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from tensorboard.util.tensor_util import make_ndarray
     configs, logged, folders = defaultdict(dict), [], {f.parent for f in files}
     for file in sorted(files, key=lambda f: f.name):
         hparams_only = re.fullmatch(r"\d{9,}(\.\d+)?", file.parent.name) and file.parent != root
         plain = file.parent.parent if hparams_only else file.parent
-        for event in loader.EventFileLoader(str(file)).Load():
+        for event in _events(loader, file):
             for item in event.summary.value:
                 group = f"{item.tag.replace('/', '_')}_"
                 nested = plain.name.startswith(group) and plain.parent in folders
                 run = str((plain.parent if nested else plain).relative_to(root)) if plain != root else root.name
                 if item.tag == "_hparams_/session_start_info":
-                    start = HParamsPluginData.FromString(item.metadata.plugin_data.content).session_start_info
+                    try: start = HParamsPluginData.FromString(item.metadata.plugin_data.content).session_start_info
+                    except DecodeError: raise InputError(f"{file.name} is damaged, its hyperparameters cannot be read; leave the file out") from None
                     configs[run] |= {k: getattr(v, v.WhichOneof("kind")) for k, v in sorted(start.hparams.items()) if v.WhichOneof("kind") != "null_value"}
-                elif item.HasField("tensor") and (array := make_ndarray(item.tensor)).size == 1 and np.issubdtype(array.dtype, np.number):
+                elif item.HasField("tensor") and all(d.size == 1 for d in item.tensor.tensor_shape.dim) and (array := make_ndarray(item.tensor)).size == 1 and np.issubdtype(array.dtype, np.number):  # one number that says it is a million is not unpacked
                     logged.append((run, run, event.step, {f"{item.tag}/{plain.name.removeprefix(group)}" if nested else item.tag: array.item()}))
     return _from_steps("TensorBoard's events", logged, configs)
 
@@ -225,24 +250,28 @@ def _read_folder(path: Path) -> RawRuns:
     raise InputError("is a folder without runs; known are W&B's offline runs (*.wandb), TensorBoard's events (*.tfevents.*), a Trackio database (*.db) and JSON files")
 
 def _load_json(path: Path) -> dict:
-    try: return json.loads(path.read_text(encoding="utf-8"))
+    try: found = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as e: raise InputError(f"{path.name}: cannot be read as JSON ({e}); is it cut off?") from None
+    return _object(found, path.name)
+
+def _object(found, what: str) -> dict:
+    if not isinstance(found, dict): raise InputError(f"{what}: is no object, like {{\"loss\": 3.5}}")
+    return found
 
 def _run_folder(summary: Path, root: Path) -> Path: return summary.parent.parent if summary.parent.name == "files" and summary.parent != root else summary.parent
 
 def _config_beside(summary: Path) -> dict:
     for name in ("config.json", "config.yaml", "config.yml"):
-        if (path := summary.with_name(name)).exists(): return _load_json(path) if name.endswith("json") else load_yaml(path)
+        if (path := summary.with_name(name)).exists(): return _load_json(path) if name.endswith("json") else _object(load_yaml(path) or {}, name)
     return {}
 
 def load_yaml(path: Path) -> Any:
-    "What a YAML file holds. Raises `InputError` where it cannot be read, and where the package that reads it is not installed."
-    try: import yaml
-    except ImportError: raise InputError(f"reading {path.name} needs a package; run: pip install pyyaml, or write the file as JSON") from None
-    try: return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e: raise InputError(f"{path.name}: cannot be read as YAML ({' '.join(str(e).split())})") from None
+    "What a YAML file holds (see `parse_yaml`). Raises `InputError` where it cannot be read, and where the package that reads it is not installed."
+    try: return parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as e: raise InputError(f"{path.name}: cannot be read as YAML ({e})") from None
 
 def _named_rows(path: Path) -> list[dict]:
-    export = _read_json(path.read_text(encoding="utf-8"))
+    try: export = _read_json(path.read_text(encoding="utf-8"))
+    except ValueError as e: raise InputError(f"{path.name}: {e}") from None
     rows = [dict(zip(export.columns, row)) for row in zip(*export.columns.values())]
     return [{"name": "", **row, **({} if row.get("name") else {"name": path.stem})} for row in rows]

@@ -8,18 +8,18 @@ __all__ = ['Places', 'checkout', 'parameters_of', 'load_profile', 'plain_values'
            'train_again', 'wanted', 'write_index', 'run_summary', 'check_summary']
 
 # %% ../nbs/13_reproduce.ipynb #d5d80305
-import builtins, difflib, functools, hashlib, json, multiprocessing, os, shutil, sys, tempfile, textwrap, time
+import builtins, difflib, functools, hashlib, json, keyword, multiprocessing, os, re, shutil, sys, tempfile, textwrap, time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .baselines import Choice, Evidence, choice_from_dict, group_dro
 from .corpus import TokenStore, file_sha256, open_store
 from .figures import to_markdown
-from .mixture import InputError, JsonDict, atomic_write, format_tokens, load_mixture
+from .mixture import InputError, JsonDict, atomic_write, format_tokens, load_mixture, parse_json, parse_yaml
 from .runs import RunRecord, RunStore, read_run_table
 
 # %% ../nbs/13_reproduce.ipynb #1cd8c055
@@ -63,11 +63,13 @@ def load_profile(profile: str,  # a name in nbs/paper/profiles
                  overrides: JsonDict | None = None,  # parameters that replace the profile's
                 ) -> JsonDict:
     "A profile's parameters, and what it says of itself. Raises `InputError` on an unknown profile, on a name that no notebook declares and on a notebook that there is not."
-    import yaml
     notebooks, overrides = checkout() / "nbs/paper", overrides or {}; path = notebooks / "profiles" / f"{profile}.yml"
-    if not path.exists(): raise InputError(f"there is no profile {profile!r}; there are {', '.join(sorted(p.stem for p in path.parent.glob('*.yml')))}")
-    try: own = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e: raise InputError(f"{path}: not YAML ({' '.join(str(e).split())})") from None
+    profiles = sorted(p.stem for p in path.parent.glob("*.yml"))
+    if profile not in profiles: raise InputError(f"there is no profile {profile!r}; there are {', '.join(profiles)}")  # nor one elsewhere, by a name with .. in it
+    try: own = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise InputError(f"{path}: not YAML ({e})") from None
+    if not isinstance(own, dict) or not all(isinstance(name, str) for name in own): raise InputError(f"{path}: is not a list of `name: value`")
+    if not isinstance(own.get("without", []), list): raise InputError(f"{path}: without is {own['without']!r}; write a list of notebooks")
     known = {name for p in notebooks.glob("*.ipynb") for name in parameters_of(p)} - _places
     unknown = [name for name in [*(own.keys() - set(_own)), *overrides] if name not in known]
     if unknown: raise InputError(f"profile {profile!r}: no notebook has a parameter {', '.join(unknown)}; there are {', '.join(sorted(known))}")
@@ -87,19 +89,19 @@ def plain_values(parameters: JsonDict) -> JsonDict:
             for v in value: check(name, v)
         elif value is not None and type(value) not in (bool, int, float, str): raise InputError(f"parameter {name}: {repr(value)[:60]} is a {type(value).__name__}; write numbers, text, lists, or mappings to these")
     for name, value in parameters.items():
+        if not (isinstance(name, str) and re.fullmatch("[A-Za-z_][A-Za-z_0-9]*", name) and not keyword.iskeyword(name)): raise InputError(f"parameter {name!r}: a notebook cannot be given this name")
         try: check(name, value)
         except RecursionError: raise InputError(f"parameter {name}: it contains itself, or nests too deep") from None
     return parameters
 
 def parse_overrides(pairs: list[str]) -> JsonDict:  # from `name=value`, the value in YAML
     "Command-line overrides of a profile. Raises `InputError` on anything that is not `name=value`."
-    import yaml
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals: raise InputError(f"--set {pair!r}: write name=value, for example --set target=1000000")
-        try: overrides[name] = yaml.safe_load(value)
-        except yaml.YAMLError as e: raise InputError(f"--set {pair!r}: not YAML ({' '.join(str(e).split())})") from None
+        try: overrides[name] = parse_yaml(value)
+        except InputError as e: raise InputError(f"--set {pair!r}: not YAML ({e})") from None
     return overrides
 
 # %% ../nbs/13_reproduce.ipynb #eeb858e0
@@ -116,8 +118,9 @@ def _kinds(notebooks: list[Path]) -> list[str]: return [_trains[name] for name i
 def record_hashes(places: Places, kind: str) -> list[str]:
     "The runs that the notebook of this kind (`proxy`, `evidence`, `rivals`, `target`, `noise` or `repetition`) used, as it wrote them down; the folder may hold runs of other parameters too."
     path = places.figures / f"{next(name for name, k in _trains.items() if k == kind)}-records.json"
-    try: return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
+    try: hashes = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError): return []  # not made yet, or damaged: then its stage is not up to date and writes it again
+    return hashes if isinstance(hashes, list) and all(isinstance(h, str) and re.fullmatch("[0-9a-f]{16}", h) for h in hashes) else []  # they become names of files
 
 def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
     "What a notebook left, by its short name."
@@ -133,10 +136,10 @@ def outputs(places: Places, name: str) -> dict[str, str]:  # file -> SHA-256
 def _read_state(path: Path, say=print) -> dict:  # short name -> {"key", "outputs"}
     "What was done when. A damaged file counts as nothing done, and that is said."
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = parse_json(path.read_text(encoding="utf-8"))
         return {name: {"key": entry["key"], "outputs": entry["outputs"]} for name, entry in state.items()}
     except FileNotFoundError: return {}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         say(f"{path} is damaged; taken as nothing done")
         return {}
 
@@ -280,12 +283,22 @@ def stage_evidence(out: str | Path,  # the profile's folder in figures
                   ) -> Evidence:
     "The runs of stages 2 and 2c as chapter 09 takes them; what a stage has not left is missing in it."
     def left(name, read): return read(Path(out) / name) if (Path(out) / name).exists() else None
-    return Evidence(available, left("stage-2-runs.csv", read_run_table), left("stage-2c-sampled.csv", read_run_table), left("stage-2c-doremi.json", lambda p: choice_from_dict(json.loads(p.read_text(encoding="utf-8")))), objective, floor)
+    return Evidence(available, left("stage-2-runs.csv", read_run_table), left("stage-2c-sampled.csv", read_run_table), left("stage-2c-doremi.json", lambda p: _choices(p, lambda found: [found])[0]), objective, floor)
+
+def _choices(path: Path, listed: Callable[[Any], list]) -> list[Choice]:
+    try: return [choice_from_dict(c) for c in listed(parse_json(path.read_text(encoding="utf-8")))]
+    except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read as choices of mixtures ({e}); delete it and its stage writes it again") from None
 
 def recorded_choices(path: str | Path) -> dict[tuple[str, int], Choice]:  # (method, target in tokens) -> what it chose
     "What stage 5 wrote down; empty where there is no such file."
     path = Path(path)
-    return {(c["method_name"], c["total_tokens"]): choice_from_dict(c) for c in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    if not path.exists(): return {}
+    names = []
+    def listed(found):
+        if not isinstance(found, list) or not all(isinstance(c, dict) and isinstance(c.get("method_name"), str) for c in found): raise InputError("not a list of choices, each with its method_name")
+        names.extend(c["method_name"] for c in found); return found
+    choices = _choices(path, listed)
+    return {(name, choice.mixture.total): choice for name, choice in zip(names, choices)}
 
 # %% ../nbs/13_reproduce.ipynb #014525c8
 def _named(records: list[RunRecord], run: str) -> RunRecord:

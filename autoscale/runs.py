@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,14 @@ class RunSpec:
     unique: dict[str, int] | None = None  # tokens to draw from of a domain, where fewer than the store has: a text that runs out, or is to (see `autoscale.sampler`)
     reweight: JsonDict | None = None  # by what rule sequences are weighed while the run trains, where they do not all weigh the same (see `autoscale.baselines`)
     masked: float | None = None  # share of the tokens that a masked language model has to guess (BERT: 0.15); None: a causal one, which predicts every next token
+
+    def __post_init__(self) -> None:  # it may come from a file
+        whole = lambda value, least: isinstance(value, (int, np.integer)) and not isinstance(value, bool) and least <= value < 1 << 62
+        counts = lambda value, least: isinstance(value, dict) and all(isinstance(k, str) and whole(n, least) for k, n in value.items())
+        for name, good in (("mixture", isinstance(self.mixture, Mixture)), ("store", isinstance(self.store, str)), ("model", isinstance(self.model, dict)), ("optimiser", isinstance(self.optimiser, dict)),
+                           ("context", whole(self.context, 1)), ("batch", whole(self.batch, 1)), ("seed", whole(self.seed, 0)), ("precision", isinstance(self.precision, str)), ("evaluation", counts(self.evaluation, 0)), ("recipe", whole(self.recipe, 0)),
+                           ("unique", self.unique is None or counts(self.unique, 0)), ("reweight", self.reweight is None or isinstance(self.reweight, dict)), ("masked", self.masked is None or (isinstance(self.masked, float) and 0 <= self.masked < 1))):
+            if not good: raise InputError(f"{name} of a specification is {getattr(self, name)!r}; see RunSpec for what it can be")
 
     def to_dict(self) -> JsonDict:
         "Plain JSON values."
@@ -105,6 +114,15 @@ class RunRecord:
     def mean_loss(self) -> float:
         "Unweighted mean of the held-out losses of the mixture's domains, nats per token: the paper's objective. Domains that are only judged do not count."
         return float(np.mean([self.losses[d] for d in judged_domains(self.spec.mixture.domains, self.losses)]))
+
+    def __post_init__(self) -> None:  # it may come from a file
+        number = lambda value: isinstance(value, Real) and not isinstance(value, bool) and not abs(value) > 1e300  # pyright: ignore[reportOperatorIssue] (Real declares no comparison)
+        numbers = lambda value: isinstance(value, dict) and all(isinstance(k, str) and number(v) for k, v in value.items())
+        points = lambda value: isinstance(value, list) and all(isinstance(point, dict) for point in value)
+        for names, good in (("name reason finished_at", lambda value: isinstance(value, str)), ("status", lambda value: value in ("finished", "failed")), ("losses loss_se bits_per_byte epochs parts", numbers),
+                            ("curve evaluations", points), ("params seconds tokens_per_second", number), ("versions machine", lambda value: isinstance(value, dict))):
+            for name in names.split():
+                if not good(getattr(self, name)): raise InputError(f"{name} of a run record is {getattr(self, name)!r}; see RunRecord for what it can be")
 
 def judged_domains(trained: Iterable[str], losses: Iterable[str]) -> tuple[str, ...]:
     "The validation domains that the objective counts: those of the mixture; all, where none of them is (own names for validation sets)."
@@ -207,6 +225,7 @@ def run_table(records: Iterable[RunRecord]) -> RunTable:
     if not records: raise InputError("there is no finished run to make a table of")
     domains = tuple(dict.fromkeys(d for r in records for d in r.spec.mixture.domains))
     validation = judged_domains(domains, records[0].losses)
+    if not validation: raise InputError(f"run {records[0].name!r} is finished and has no losses; delete its record ({records[0].spec.hash}) and it is trained again")
     for r in records:
         if set(r.losses) != set(records[0].losses): raise InputError(f"run {r.name!r} was judged on {', '.join(r.losses)}, others on {', '.join(validation)}; make one table for each")
     count = lambda r, d: r.spec.mixture[d] if d in r.spec.mixture.domains else 0
@@ -249,6 +268,7 @@ def read_run_table(path: str | Path,
 @contextmanager
 def naming(path: str | Path):
     "Every refusal with the name of the file."
+    if "\0" in str(path): raise InputError(f"{path}: no file can have this name")
     try: yield
     except FileNotFoundError: raise InputError(f"{path}: there is no such run table") from None
     except UnicodeDecodeError as e: raise InputError(f"{path}: cannot be read as text in UTF-8 ({e}); save it as UTF-8") from None
@@ -277,7 +297,9 @@ def _columns(text, header, rows):  # -> {name: cells}
         if len(row) != len(header):
             commas = len(row) > len(header) or any(";" in cell for cell in row)  # a comma that was meant for a decimal separates
             raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}; " + ("decimal commas? write 3.92, not 3,92" if commas else "give each run a field for every column"))
-    return {c: [row[i] for row in rows] for i, c in enumerate(header) if header.index(c) == i}
+    first = {}  # of columns without a name
+    for i, c in enumerate(header): first.setdefault(c, i)
+    return {c: [row[i] for row in rows] for c, i in first.items()}
 
 def numbers(runs: Iterable[str], name: str, cells: list[str], whole: bool = False) -> np.ndarray:  # (n,)
     "A column's cells as numbers. Raises `InputError` with the run, the column and the first cell that is none."

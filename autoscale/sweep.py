@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .corpus import TokenStore, open_store
-from .mixture import InputError, JsonDict, Mixture, format_tokens, mixture_to_dict, round_to_total
+from .mixture import InputError, JsonDict, Mixture, format_tokens, mixture_to_dict, parse_yaml, round_to_total
 from .runs import RunRecord, RunSpec, RunStore, RunTable
 from .sampler import schedule
 
@@ -112,18 +112,25 @@ _whole = ("context", "batch", "evaluation_sequences", "workers", "stack", "micro
 
 def read_settings(path: str | Path) -> JsonDict:
     "Training settings from a YAML file; other keys (a whole profile of the reproduction) are left out. Raises `InputError` on a file that is not YAML or lacks one."
-    import yaml
-    try: found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as e: raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(e).split())})") from None
+    try: found = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read as YAML ({e})") from None
     if not isinstance(found, dict): raise InputError(f"{path}: is not a list of `name: value`")
     settings = {name: found.get(name, default) for name, default in _settings.items()}
     missing = [name for name, value in settings.items() if value is None and name not in ("micro_batch", "masked")]
     if missing: raise InputError(f"{path}: {', '.join(missing)} not given")
     for name, value in [*((n, settings[n]) for n in _whole if settings[n] is not None), *(("seeds", s) for s in (settings["seeds"] if isinstance(settings["seeds"], list) else [None]))]:
-        if not isinstance(value, int) or value < (name != "seeds"): raise InputError(f"{path}: {name} is {settings[name]!r}; write " + ("a list of whole numbers, like [0, 1]" if name == "seeds" else "a whole number of at least 1"))
+        if type(value) is not int or not (name != "seeds") <= value < 1 << 31: raise InputError(f"{path}: {name} is {settings[name]!r}; write " + ("a list of whole numbers, like [0, 1]" if name == "seeds" else "a whole number of at least 1"))
     if settings["masked"] is not None and not (isinstance(settings["masked"], float) and 0 < settings["masked"] < 1): raise InputError(f"{path}: masked is {settings['masked']!r}; write the share of tokens to guess, like 0.15, or leave it out for a causal model")
-    if not isinstance(settings["model"], dict): raise InputError(f"{path}: model is {settings['model']!r}; write a `transformers` configuration, like {{model_type: gpt2, n_embd: 64}}")
+    plain = lambda of: isinstance(of, dict) and all(isinstance(name, str) for name in of) and _as_json(of)
+    if not plain(settings["model"]): raise InputError(f"{path}: model is {settings['model']!r}; write a `transformers` configuration, like {{model_type: gpt2, n_embd: 64}}")
+    if not plain(settings["optimiser"]): raise InputError(f"{path}: optimiser is {settings['optimiser']!r}; write its settings, like {{learning_rate: 0.002}}")
+    for name, kind, like in (("compile", bool, "true or false"), ("precision", str, "bf16 or fp32")):
+        if not isinstance(settings[name], kind): raise InputError(f"{path}: {name} is {settings[name]!r}; write {like}")
     return settings
+
+def _as_json(value) -> bool:  # a date of YAML is not, nor what is not a number
+    try: json.dumps(value, allow_nan=False); return True
+    except (TypeError, ValueError): return False
 
 def make_spec(mixture: Mixture, store: str, settings: JsonDict, seed: int, every: int = 0, unique: dict[str, int] | None = None) -> RunSpec:
     "The specification of one run from settings as in `read_settings`; `every` is the number of steps between evaluations, 0 for the end only; `unique` as in `RunSpec`."

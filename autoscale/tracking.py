@@ -10,7 +10,7 @@ import contextlib, contextvars, io, json, os, re
 from pathlib import Path
 
 from .corpus import install_command
-from .mixture import InputError, JsonDict, atomic_write
+from .mixture import InputError, JsonDict, atomic_write, parse_json
 from .runs import RunRecord, RunSpec
 
 # %% ../nbs/04c_tracking.ipynb #895f6ece
@@ -89,8 +89,8 @@ class Tracker:
         self.place = folder / name
         if name == "trackio": self.place = Path(os.environ.setdefault("TRACKIO_DIR", str(self.place.resolve())))  # read once a process, when trackio is imported
         self.notes = folder / f"{name}.json"  # {hash: [step of the last point, step of the last evaluation]}
-        try: self.logged = {h: [int(p), int(e)] for h, (p, e) in json.loads(self.notes.read_text(encoding="utf-8")).items()} if self.notes.exists() else {}
-        except (ValueError, TypeError, AttributeError): raise InputError(f"{self.notes}: cannot be read; delete it and every run of this sweep is logged anew") from None
+        try: self.logged = {h: [int(p), int(e)] for h, (p, e) in parse_json(self.notes.read_text(encoding="utf-8")).items()} if self.notes.exists() else {}
+        except (ValueError, TypeError, AttributeError, OverflowError, OSError): raise InputError(f"{self.notes}: cannot be read; delete it and every run of this sweep is logged anew") from None
 
     def follow(self, name: str, spec: RunSpec, params: int, epochs: dict[str, float], curve: list[JsonDict], evaluations: list[JsonDict], ended: bool = False) -> None:
         "Log what is new in a run, and close it when it has ended. A tracker that fails is asked nothing more."

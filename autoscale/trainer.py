@@ -46,7 +46,8 @@ def optimiser_settings(**overrides: Any) -> JsonDict:
     for name, value in overrides.items():
         if name not in OPTIMISER: raise InputError(f"the optimiser has no setting {name!r}; it has {', '.join(OPTIMISER)}")
         try: settings[name] = [float(v) for v in value] if name == "betas" else float(value)
-        except (TypeError, ValueError): raise InputError(f"optimiser setting {name} is {value!r}, not a number") from None
+        except (TypeError, ValueError, OverflowError): raise InputError(f"optimiser setting {name} is {value!r}, not a number") from None
+        if name == "betas" and len(settings[name]) != 2: raise InputError(f"optimiser setting betas is {value!r}; give two numbers")
     fractions = {n: settings[n] for n in ("warmup", "final", "average_last")} | {f"betas[{i}]": b for i, b in enumerate(settings["betas"])}
     for name, value in fractions.items():
         if not 0 <= value <= 1: raise InputError(f"optimiser setting {name} is {value:g}; it is a fraction from 0 to 1")
@@ -92,6 +93,7 @@ def _whole(tensor: Any) -> torch.Tensor: return tensor.full_tensor() if hasattr(
 
 def _like(tensor: torch.Tensor, parameter: Any) -> torch.Tensor:
     "On the parameter's device, and where that is sharded this rank's share."
+    if tensor.shape != parameter.shape: raise ValueError(f"numbers of the shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")  # some would be spread out
     tensor = tensor.to(parameter.device)
     if not hasattr(parameter, "full_tensor"): return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -143,14 +145,15 @@ def load_checkpoint(path: Path, specs: list[RunSpec], model: torch.nn.Module, op
         saved, header = _load(path)
         if header["spec"] != _hashes(specs): raise InputError(f"{path}: belongs to run {header['spec']}, not {_hashes(specs)}; delete it and the run starts anew")
         progress = json.loads(header["progress"])
-        _ = progress["parts"], progress["runs"]
+        if not (type(progress["step"]) is int and 0 <= progress["step"] <= specs[0].steps and all(isinstance(s, (int, float)) for s in (progress["seconds"], *progress["parts"].values()))
+                and [{k: type(v) for k, v in run.items()} for run in progress["runs"]] == [{"curve": list, "evaluations": list, "reason": str}] * len(specs)): raise ValueError("its progress is none")
         named = dict(model.named_parameters())
         for n, p in named.items():
             p.data.copy_(_like(saved[f"weight/{n}"], p))
             if progress["step"]: optimizer.state[p] = {"step": torch.tensor(float(progress["step"]), device=p.device), **{k: _like(saved[f"{k}/{n}"], p) for k in ("exp_avg", "exp_avg_sq")}}
+        average = {n: _like(saved[f"average/{n}"], p) for n, p in named.items() if f"average/{n}" in saved}
     except InputError: raise
-    except (SafetensorError, KeyError, TypeError, OSError, ValueError, RuntimeError) as e: raise InputError(f"{path}: not a complete checkpoint ({e}); delete it and the run starts anew") from None
-    average = {n: _like(saved[f"average/{n}"], p) for n, p in named.items() if f"average/{n}" in saved}
+    except (SafetensorError, KeyError, TypeError, AttributeError, OSError, ValueError, RuntimeError) as e: raise InputError(f"{path}: not a complete checkpoint ({e}); delete it and the run starts anew") from None
     return progress, average or None
 
 # %% ../nbs/04b_trainer.ipynb #191c5d27
@@ -168,7 +171,7 @@ def load_model(spec: RunSpec, store: TokenStore, path: Path, device: str | torch
     try:
         saved, header = _load(path)
         if header["spec"] != spec.hash: raise InputError(f"{path}: belongs to run {header['spec']}, not {spec.hash}")
-        for name, p in model.named_parameters(): p.data.copy_(saved[name])
+        for name, p in model.named_parameters(): p.data.copy_(_like(saved[name], p))
     except InputError: raise
     except (SafetensorError, KeyError, TypeError, OSError, ValueError, RuntimeError) as e: raise InputError(f"{path}: not the weights of a run ({e})") from None
     return model
