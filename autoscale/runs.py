@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .mixture import InputError, JsonDict, Mixture, atomic_write, domain_styles, format_tokens, html_table, mixture_from_dict, parse_tokens, plain, token_axis
+from .mixture import InputError, JsonDict, Mixture, atomic_write, domain_styles, format_tokens, html_table, mixture_from_dict, parse_json, parse_tokens, plain, token_axis
 
 # %% ../nbs/03_runs.ipynb #0858ddfe
 if TYPE_CHECKING: from matplotlib.axes import Axes
@@ -159,10 +159,10 @@ class RunStore:
 
     def _read(self, path: Path) -> RunRecord:
         try:
-            d = json.loads(path.read_text(encoding="utf-8"))
+            d = parse_json(path.read_text(encoding="utf-8"))
             told = d.pop("sha256", None)  # records from before there was one have none
             record = RunRecord.from_dict(d)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f"{path}: not a complete run record ({e}); delete the file and the run is trained again") from None
         if told not in (None, _digest(d)): raise InputError(f"{path}: has changed since it was written (its content does not have the SHA-256 that it names); get it back from a copy, or delete the file and the run is trained again")
         if record.spec.hash != path.stem: raise InputError(f"{path}: holds the record of {record.spec.hash}; rename it, or delete it and the run is trained again")
