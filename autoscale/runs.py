@@ -277,7 +277,8 @@ def _columns(text, header, rows):  # -> {name: cells}
         if len(row) != len(header):
             commas = len(row) > len(header) or any(";" in cell for cell in row)  # a comma that was meant for a decimal separates
             raise InputError(f"the row of run {row[0]!r} has {len(row)} fields, the header {len(header)}; " + ("decimal commas? write 3.92, not 3,92" if commas else "give each run a field for every column"))
-    return {c: [row[i] for row in rows] for i, c in enumerate(header) if header.index(c) == i}
+    first = dict(zip(reversed(header), reversed(range(len(header)))))  # of columns without a name, the first
+    return {c: [row[first[c]] for row in rows] for c in dict.fromkeys(header)}
 
 def numbers(runs: Iterable[str], name: str, cells: list[str], whole: bool = False) -> np.ndarray:  # (n,)
     "A column's cells as numbers. Raises `InputError` with the run, the column and the first cell that is none."
