@@ -35,8 +35,10 @@ def _agreeing(logs):  # (n, c) log-amounts -> two index arrays: all pairs a != b
     a = np.repeat(np.arange(n), reach)
     b = a + 1 + np.arange(len(a)) - np.repeat(np.cumsum(reach) - reach, reach)
     a, b = order[a], order[b]
-    ok = (np.abs(logs[a] - logs[b]) <= np.log1p(_same)).all(1)
-    return np.concatenate([a[ok], b[ok]]), np.concatenate([b[ok], a[ok]])
+    for column in logs.T:  # in turn: of millions of pairs, the first column leaves few to the next
+        same = np.abs(column[a] - column[b]) <= np.log1p(_same)
+        a, b = a[same], b[same]
+    return np.concatenate([a, b]), np.concatenate([b, a])
 
 # %% ../nbs/06_ddo.ipynb #946d715d
 _worse_than_guessing = 15  # nats per token: log of a vocabulary of 3.3 million
@@ -153,8 +155,8 @@ def find_designs(table: RunTable) -> list[Design]:  # smallest base budget first
     for size in np.unique(params):
         members = np.flatnonzero(params == size)
         label = _distinct_mixtures(logs[members])
-        groups = np.unique(label)
-        rows = [members[label == g] for g in groups]
+        groups, counts = np.unique(label, return_counts=True)
+        rows = np.split(members[np.argsort(label, kind="stable")], np.cumsum(counts)[:-1])
         for r, there in [(r, table.unique[r]) for r in rows] if table.unique is not None else ():
             drawn = np.minimum(there, table.tokens[r])
             for k in np.flatnonzero((drawn != drawn[0]).any(1)): raise InputError(f"runs {table.runs[r[0]]!r} and {table.runs[r[k]]!r} saw the same tokens, but repeated other numbers of unique ones; fit them as two tables")

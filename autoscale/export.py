@@ -49,13 +49,14 @@ _block = 2**16 - 1  # levanter.data.mixture.MixtureDataset refuses 2**16
 
 def block_counts(weights: list[Fraction]) -> list[int]:
     "Sequences of each domain in one block of Levanter's `MixtureDataset._compute_expected_counts_per_block`."
-    counts = [int(float(w) / sum(map(float, weights)) * _block) for w in weights]
+    whole = sum(map(float, weights))
+    counts = [int(float(w) / whole * _block) for w in weights]
     counts[counts.index(max(counts))] += _block - sum(counts)
     return counts
 
 def _in_proportions(weights, n):  # grain's _float_to_int_proportions
-    whole = [int(float(w) * (100 / float(min(weights)))) for w in weights]
-    return [(n * Fraction(k, sum(whole)), math.ceil(n * Fraction(k, sum(whole)))) for k in whole]
+    least = float(min(weights)); whole = [int(float(w) * (100 / least)) for w in weights]; total = sum(whole)
+    return [(n * Fraction(k, total), math.ceil(n * Fraction(k, total))) for k in whole]
 
 def _in_blocks(weights, n):
     blocks, rest = divmod(n, _block)
@@ -275,7 +276,7 @@ def export_mixture(mixture: Mixture,
     if sequence_length is not None and not 0 < sequence_length <= mixture.total: raise InputError(f"sequences of {sequence_length} tokens do not fit into {mixture.total:,} tokens; give 1 to {mixture.total:,}")
     if experiment_budget is not None and kind.render is not _levanter: raise InputError(f"{kind.name} has no place for the budget of a smaller run; only levanter has")
     if experiment_budget is not None and not 0 < experiment_budget <= mixture.total: raise InputError(f"a smaller run of {experiment_budget:,} tokens for a mixture of {mixture.total:,}; give 1 to {mixture.total:,}")
-    unknown = [d for d in paths or {} if d not in mixture.domains]
+    known = set(mixture.domains); unknown = [d for d in paths or {} if d not in known]
     if unknown: raise InputError(f"a path is given for {', '.join(unknown)}, which the mixture does not have; it has {', '.join(mixture.domains)}")
     chosen, notes = _paths_of(tokens, paths, kind), [f"A weight is per {kind.per}. {kind.meaning}."]
     if kind.per == "document":
@@ -285,8 +286,9 @@ def export_mixture(mixture: Mixture,
 
     counted = kind.per if kind.per != "sequence" or sequence_length else "token"
     units = {d: n / size[d] for d, n in tokens.items()}
-    shares = {d: u / sum(units.values()) for d, u in units.items()}
-    run = math.floor(sum(units.values()))  # units drawn in the whole run
+    whole = sum(units.values())
+    shares = {d: u / whole for d, u in units.items()}
+    run = math.floor(whole)  # units drawn in the whole run
     there_are = _for_domains(available, tokens, "available tokens") if available is not None else None
     repeats = {d: max(1, math.ceil(n / there_are[d])) for d, n in tokens.items()} if there_are else None
     room = _units_available(kind, counted, size, there_are, repeats) if there_are and repeats else None

@@ -10,6 +10,7 @@ __all__ = ['JsonDict', 'InputError', 'parse_tokens', 'format_tokens', 'text_tabl
 
 # %% ../nbs/00_mixture.ipynb #cd23e57d
 import json, math, os, re, tempfile
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -217,9 +218,11 @@ def limit_weights(weights: ArrayLike,  # (m,) weights that sum to 1
     some = weights > 0
     held = lambda c: np.where(some, np.clip(c * weights, lower, upper), lower)
     breaks = np.unique([0, *(lower[some] / weights[some]), *(upper[some] / weights[some])])
-    sums = [held(c).sum() for c in breaks]
-    if sums[-1] >= 1 - 1e-12: return held(np.interp(1, sums, breaks))
-    full = held(breaks[-1]); room = upper - full  # every domain that has weight is at its cap: the rest goes to those at zero, in proportion to their room
+    at = bisect_right(breaks, 1, key=lambda c: held(c).sum())  # the sum rises with c: with many domains, not every breakpoint is tried
+    around = breaks[max(0, at - 1):at + 1]
+    full = held(breaks[-1])
+    if full.sum() >= 1 - 1e-12: return held(np.interp(1, [held(c).sum() for c in around], around))
+    room = upper - full  # every domain that has weight is at its cap: the rest goes to those at zero, in proportion to their room
     return full + (1 - full.sum()) * room / room.sum()
 
 # %% ../nbs/00_mixture.ipynb #f63e9558
@@ -296,7 +299,8 @@ class Mixture:
     @property
     def weights(self) -> np.ndarray:
         "(m,) shares of the total; they sum to 1."
-        return np.array([n / self.total for n in self.tokens])
+        total = self.total
+        return np.array([n / total for n in self.tokens])
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         "A bar for each domain's weight, whiskers where its interval is known, a dashed line at the uniform share."

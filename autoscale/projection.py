@@ -85,7 +85,7 @@ def fit_path(compositions: Sequence[Composition],  # optimal compositions at two
     level[line], slope[line] = x.mean(0) + t[-1] * direction, span * direction
     residual = float(np.sqrt(np.mean((level[line] + k[:, None] * slope[line] - x) ** 2))) if len(x) > 2 else 0.
     kept = np.where(line, 0, tokens[-1] / totals[-1])
-    notes = _path_notes(names, tokens, totals, line, k, residual, at_bound)
+    notes = _path_notes(names, tokens, totals, line, k, residual, set(at_bound))
     return ScalePath(names, level, slope, offset, kept, tuple(map(float, totals)), tuple(map(float, k)), residual, tuple(notes))
 
 def _path_notes(names, tokens, totals, line, k, residual, at_bound):

@@ -228,11 +228,11 @@ def run_table(records: Iterable[RunRecord]) -> RunTable:
     if not validation: raise InputError(f"run {records[0].name!r} is finished and has no losses; delete its record ({records[0].spec.hash}) and it is trained again")
     for r in records:
         if set(r.losses) != set(records[0].losses): raise InputError(f"run {r.name!r} was judged on {', '.join(r.losses)}, others on {', '.join(validation)}; make one table for each")
-    count = lambda r, d: r.spec.mixture[d] if d in r.spec.mixture.domains else 0
-    unique = np.array([[count(r, d) / e if (e := r.epochs.get(d, 0)) > 1 else np.inf for d in domains] for r in records])
+    seen = [dict(zip(r.spec.mixture.domains, r.spec.mixture.tokens)) for r in records]
+    unique = np.array([[tokens.get(d, 0) / e if (e := r.epochs.get(d, 0)) > 1 else np.inf for d in domains] for r, tokens in zip(records, seen)])
     params, seed, steps = (np.array(column) for column in zip(*((r.params, r.spec.seed, r.spec.steps) for r in records)))
     return RunTable(tuple(f"{r.name} @ {r.spec.hash[:8]}" for r in records), domains, validation,
-                    np.array([[count(r, d) for d in domains] for r in records], float),
+                    np.array([[tokens.get(d, 0) for d in domains] for tokens in seen], float),
                     np.array([[r.losses[v] for v in validation] for r in records], float),
                     params, seed, steps, unique=unique.round() if np.isfinite(unique).any() else None)
 
