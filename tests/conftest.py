@@ -18,7 +18,7 @@ from autoscale.trainer import OPTIMISER
 for module in pkgutil.iter_modules(autoscale.__path__, "autoscale."): importlib.import_module(module.name)
 
 
-LONGEST = ["test_reproduce", "test_project", "test_smoke", "test_sweep", "test_bench", "test_trainer", "test_encoder", "test_faults", "test_cluster", "test_cli"]
+LONGEST = ["test_reproduce", "test_project", "test_smoke", "test_sweep", "test_bench", "test_trainer", "test_encoder", "test_faults", "test_cluster", "test_cli", "test_docs", "test_hostile", "test_soak_sizes", "test_stream"]
 
 
 def pytest_collection_modifyitems(items):

@@ -47,8 +47,11 @@ class Counted(RunStore):
 
     Calls are counted for the last fifth of every `window` records, times taken for the rest: counting costs time."""
     def __init__(self, folder, window):
-        super().__init__(folder); self.window, self.done, self.seconds, self.last = window, 0, [], time.perf_counter()
+        super().__init__(folder); self.window, self.done, self.seconds, self.last = window, 0, [], self.clocks()
         self.files, self.calls, self.listed, self.names = [Counter()], [0], [], []
+
+    @staticmethod
+    def clocks(): return np.array([time.perf_counter(), time.process_time()])  # the second is not slowed by what else the machine does
 
     def __enter__(self):
         if not hasattr(Counted, "hooked"): sys.addaudithook(_heard); Counted.hooked = True
@@ -69,11 +72,11 @@ class Counted(RunStore):
     def put(self, record):
         path = super().put(record); sys.setprofile(None)
         self.done += 1; self.names.append(record.name)
-        now = time.perf_counter(); counted = (self.done - 1) % self.window >= self.window * 4 // 5
+        now = self.clocks(); counted = (self.done - 1) % self.window >= self.window * 4 // 5
         if not counted: self.seconds.append((self.done - 1, now - self.last))
         self.files.append(Counter()); self.calls.append(0)
         if self.done % self.window >= self.window * 4 // 5: sys.setprofile(self.called)
-        self.last = time.perf_counter()
+        self.last = self.clocks()
         return path
 
 
@@ -94,8 +97,8 @@ def test_a_record_costs_the_same_however_many_there_are(runs, window, store, tmp
     assert len(run_table(records)) == runs
 
     for k in range(0, runs, window):
-        took = [s for i, s in kept.seconds if k <= i < k + window]
-        print(f"records {k + 1} to {k + window}: {1000 * np.mean(took):.1f} ms each (median {1000 * np.median(took):.1f}), {sum(sum(c.values()) for c in kept.files[k:k + window]) / window:.1f} uses of files each")
+        took = 1000 * np.array([s for i, s in kept.seconds if k <= i < k + window])
+        print(f"records {k + 1} to {k + window}: {took[:, 0].mean():.1f} ms each, {took[:, 1].mean():.1f} of the processor (median {np.median(took[:, 1]):.1f}), {sum(sum(c.values()) for c in kept.files[k:k + window]) / window:.1f} uses of files each")
     later = [sum(kept.files[k:k + window], Counter()) for k in range(window, runs, window)]  # the first records load the modules of torch and transformers
     assert all(window <= of["os.rename"] for of in later)  # the counter counts
     half = len(later) // 2
@@ -137,7 +140,7 @@ class Seconds(dict):
 
 M, CONTEXT = 10_000, 64
 DOMAINS = tuple(f"domain {i}" for i in range(M))
-MIXTURE_PEAK = 700  # MB
+MIXTURE_PEAK = 800  # MB; a table of domains by domains is 800 alone
 
 
 def mixtures(folder: Path, took: Seconds) -> dict:
@@ -179,10 +182,15 @@ def mixtures(folder: Path, took: Seconds) -> dict:
     base = rng.uniform(1e6, 1e8, M)
     laws = {d: PowerLaw(math.inf, 1., .5) if i % 100 == 7 else PowerLaw(a, b, .5) for i, (d, a, b) in enumerate(zip(DOMAINS, rng.uniform(.1, 3, M), rng.uniform(.05, .5, M)))}
     law = DDOLaw(DOMAINS, base, laws, {})
-    optima = []
+    optima, low, high = [], .1 / M, 1.5 / M
     for times in (1, 4):
+<<<<<<< HEAD
         budget = times * round(base.sum()); low, high = .1 / M, 1.5 / M
         best = took(f"optimum at {times}", lambda budget=budget, low=low, high=high: law.optimum(budget, low, high)); optima.append(best)
+=======
+        budget = times * round(base.sum())
+        best = took(f"optimum at {times}", lambda budget=budget: law.optimum(budget, low, high)); optima.append(best)
+>>>>>>> 17f4b93d573157c0283bcfb46e0e7487082c87eb
         assert best.mixture.total == budget and abs(math.fsum(best.tokens) / budget - 1) < 1e-12 and best.kkt < 1e-9
         gain = np.array([-math.inf if law.laws[d].flat else math.log(law.laws[d].gamma / b) - (law.laws[d].gamma + 1) * math.log(law.laws[d].n0 + n / b) for d, n, b in zip(DOMAINS, best.tokens, base)])
         at_floor, at_cap = np.isin(DOMAINS, best.at_floor), np.isin(DOMAINS, best.at_cap); free = ~at_floor & ~at_cap
@@ -240,8 +248,13 @@ def test_ten_thousand_laws_are_fitted():
     began = time.perf_counter(); law = fit_ddo(design); took = time.perf_counter() - began
     print(f"\n{M:,} laws fitted in {took:.0f} s")
     n0, g = np.array(list(known.values())).T
-    assert not law.problems and max(l.residual for l in law.laws.values()) < 1e-9
-    assert (law.n0 > n0 * (1 - 1e-4)).all() and (same := np.isclose(law.n0, n0, rtol=1e-4)).sum() > M / 100 and np.allclose(law.gamma[same], g[same], rtol=1e-3)
+    assert not law.problems and max(l.residual for l in law.laws.values()) < 1e-12
+    lower = law.n0 < n0 * (1 - 1e-4)  # where two laws are nearly one, their N0 lies somewhere between them: the misfit there is rounding
+    assert lower.sum() < M / 100 and np.allclose(law.n0[lower], n0[lower], rtol=.1)
+    grid = np.geomspace(1 / 3, 3, 25)
+    away = max(np.abs(l(grid) - (1 + (a + grid) ** -b - (a + 1) ** -b)).max() / abs(l(3.) - l(1 / 3)) for l, a, b in zip(law.laws.values(), n0, g))
+    print(f"between the amounts that were measured, the fits are at most {away:.2g} of the measured drop away from the known laws")
+    assert away < .02
     best = law.optimum(10 ** 12)
     assert best.kkt < 1e-9 and best.mixture.total == 10 ** 12 and len(best.mixture.domains) == M
 
@@ -249,7 +262,7 @@ def test_ten_thousand_laws_are_fitted():
 # Tables -----------------------------------------------------------------------------------------------------------------------------------
 
 N, TEN = 100_000, tuple(f"domain{i}" for i in range(10))
-TABLE_PEAK = {"table_csv": 1100, "table_jsonl": 1300, "table_parquet": 900}  # MB
+TABLE_PEAK = {"table_csv": 1100, "table_jsonl": 1300, "table_parquet": 1000}  # MB
 
 
 def same(a: RunTable, b: RunTable):
