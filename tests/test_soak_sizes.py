@@ -184,13 +184,8 @@ def mixtures(folder: Path, took: Seconds) -> dict:
     law = DDOLaw(DOMAINS, base, laws, {})
     optima, low, high = [], .1 / M, 1.5 / M
     for times in (1, 4):
-<<<<<<< HEAD
-        budget = times * round(base.sum()); low, high = .1 / M, 1.5 / M
-        best = took(f"optimum at {times}", lambda budget=budget, low=low, high=high: law.optimum(budget, low, high)); optima.append(best)
-=======
         budget = times * round(base.sum())
         best = took(f"optimum at {times}", lambda budget=budget: law.optimum(budget, low, high)); optima.append(best)
->>>>>>> 17f4b93d573157c0283bcfb46e0e7487082c87eb
         assert best.mixture.total == budget and abs(math.fsum(best.tokens) / budget - 1) < 1e-12 and best.kkt < 1e-9
         gain = np.array([-math.inf if law.laws[d].flat else math.log(law.laws[d].gamma / b) - (law.laws[d].gamma + 1) * math.log(law.laws[d].n0 + n / b) for d, n, b in zip(DOMAINS, best.tokens, base)])
         at_floor, at_cap = np.isin(DOMAINS, best.at_floor), np.isin(DOMAINS, best.at_cap); free = ~at_floor & ~at_cap
