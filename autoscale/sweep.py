@@ -277,6 +277,8 @@ def sweep(jobs: Jobs, store: TokenStore, runs: RunStore,
     first = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}  # the same specification twice is one run
     records = {h: record for h, i in first.items() if (record := runs.get(jobs[i][1]))}
     waiting = [i for h, i in first.items() if h not in records]
+    for lock in (runs.folder / "checkpoints").glob("*.lock"):
+        if lock.stem in records: lock.unlink(missing_ok=True)  # of a process that was killed between its record and this
     if waiting: _check([jobs[i] for i in waiting], store, stack, compile, reweight)
     groups = _groups(jobs, waiting, stack, workers, runs.folder / "checkpoints") if waiting else []
     waiting = sorted({i for group in groups for i in group})  # with those that a checkpoint holds beside them

@@ -47,7 +47,7 @@ def test_wheel_states_what_it_is(wheel):
     metadata = Parser().parsestr(archive.read(f"{about}/METADATA").decode())
     assert (metadata["Name"], metadata["Version"], metadata["License-Expression"]) == ("autoscale-mix", autoscale.__version__, "MIT")
     assert metadata["Requires-Python"] == ">=3.10"
-    assert metadata.get_all("Provides-Extra") == ["train", "paper", "track", "frameworks", "docs", "dev"]
+    assert metadata.get_all("Provides-Extra") == ["train", "paper", "track", "ray", "frameworks", "docs", "dev"]
     core = [r.split(">=")[0] for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert core == ["numpy", "scipy", "pandas", "matplotlib", "typer", "tqdm"]
     assert "Programming Language :: Python :: 3" in metadata.get_all("Classifier")
