@@ -63,7 +63,6 @@ def load_profile(profile: str,  # a name in nbs/paper/profiles
                  overrides: JsonDict | None = None,  # parameters that replace the profile's
                 ) -> JsonDict:
     "A profile's parameters, and what it says of itself. Raises `InputError` on an unknown profile, on a name that no notebook declares and on a notebook that there is not."
-    importlib.import_module("yaml")  # where this extra is not installed, that comes before anything else that is wrong
     notebooks, overrides = checkout() / "nbs/paper", overrides or {}; path = notebooks / "profiles" / f"{profile}.yml"
     profiles = sorted(p.stem for p in path.parent.glob("*.yml"))
     if profile not in profiles: raise InputError(f"there is no profile {profile!r}; there are {', '.join(profiles)}")  # nor one elsewhere, by a name with .. in it
@@ -97,11 +96,11 @@ def plain_values(parameters: JsonDict) -> JsonDict:
 
 def parse_overrides(pairs: list[str]) -> JsonDict:  # from `name=value`, the value in YAML
     "Command-line overrides of a profile. Raises `InputError` on anything that is not `name=value`."
+    importlib.import_module("yaml")  # where this extra is not installed, that comes before anything else that is wrong
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals: raise InputError(f"--set {pair!r}: write name=value, for example --set target=1000000")
-        importlib.import_module("yaml")
         try: overrides[name] = parse_yaml(value)
         except InputError as e: raise InputError(f"--set {pair!r}: not YAML ({e})") from None
     return overrides
