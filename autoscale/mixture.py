@@ -149,9 +149,8 @@ def _is_number(value) -> bool:  # finite, and no truth value
     return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < 1e300  # pyright: ignore[reportOperatorIssue] (Real declares no comparison with a float)
 
 def parse_yaml(text: str) -> Any:
-    "What a YAML text says, read by the safe loader: no tag of it makes an object of any class. Raises `InputError` as `parse_json` does, also above 1,000,000 characters, for its parser is slow, and where the package that reads it is not installed."
-    try: import yaml
-    except ImportError: raise InputError("reading YAML needs a package; run: pip install pyyaml, or write the file as JSON") from None
+    "What a YAML text says, read by the safe loader: no tag of it makes an object of any class. Raises `InputError` as `parse_json` does, also above 1,000,000 characters, for its parser is slow."
+    import yaml
     if len(text) > 1_000_000: raise InputError(f"{len(text):,} characters of YAML are more than is read here; write it as JSON")
     try:
         twice = _named_twice(yaml.compose(text, Loader=yaml.SafeLoader))

@@ -268,6 +268,7 @@ def _config_beside(summary: Path) -> dict:
 def load_yaml(path: Path) -> Any:
     "What a YAML file holds (see `parse_yaml`). Raises `InputError` where it cannot be read, and where the package that reads it is not installed."
     try: return parse_yaml(path.read_text(encoding="utf-8"))
+    except ImportError: raise InputError(f"{path}: reading {path.name} needs a package; run: pip install pyyaml, or write the file as JSON") from None
     except ValueError as e: raise InputError(f"{path.name}: cannot be read as YAML ({e})") from None
 
 def _named_rows(path: Path) -> list[dict]:

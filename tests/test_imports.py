@@ -377,7 +377,7 @@ def test_names_of_columns_that_fit_nothing_are_listed_up_to_eight(tmp_path):
 
 def test_a_mapping_in_yaml_without_its_package_can_be_json(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    assert refusal(written(tmp_path / "runs.csv", TABLE), written(tmp_path / "c.yml", "run: name\n")).endswith("c.yml: cannot be read as YAML (reading YAML needs a package; run: pip install pyyaml, or write the file as JSON)")
+    assert refusal(written(tmp_path / "runs.csv", TABLE), written(tmp_path / "c.yml", "run: name\n")).endswith("c.yml: reading c.yml needs a package; run: pip install pyyaml, or write the file as JSON")
 
 
 def test_decimal_commas_are_asked_about(tmp_path):
