@@ -109,7 +109,8 @@ def test_a_record_costs_the_same_however_many_there_are(runs, window, store, tmp
     assert min(counted) > window and max(counted[half:]) <= max(counted[1:half + 1]), counted
 
     with Counted(tmp_path / "runs", window) as again: assert sweep(jobs, store, again) == records
-    assert not again.names and again.files[0]["open"] == runs and not again.files[0]["os.scandir"] + again.files[0]["os.listdir"] + again.files[0]["os.rename"]  # each record is read once; nothing is trained or listed
+    assert not again.names and again.files[0]["open"] == runs and not again.files[0]["os.rename"]  # each record is read once, nothing is trained
+    assert again.listed == [(0, str(tmp_path / "runs" / "checkpoints"))]  # for locks that a killed process left; the records are not listed
 
 
 # A process of its own ---------------------------------------------------------------------------------------------------------------------
