@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
@@ -285,11 +286,13 @@ def sweep(jobs: Jobs, store: TokenStore, runs: RunStore,
     options = {"compile": compile, "micro_batch": micro_batch, "checkpoint_seconds": checkpoint_seconds, "keep": keep, "reweight": reweight}
     size = lambda indices: sum(jobs[i][1].mixture.total for i in indices)
     began: dict[int, float] = {}  # group -> when it last gave a sign of life
+    ended: set[int] = set()
     with tqdm(total=size(first.values()), initial=size(first.values()) - size(waiting), unit="tokens", unit_scale=True, dynamic_ncols=True, mininterval=1, disable=not waiting) as bar:
         seen = [0] * len(groups)
         def count(): bar.set_description(f"{len(records)} of {len(first)} runs", refresh=False)
         def advance(g, to): bar.update(max(0, to - seen[g])); seen[g] = max(seen[g], to)
         def report(g, at):
+            if g in ended: return  # of a process that was faster with its records than with its reports
             began[g] = time.monotonic()
             if at is None: return
             if tracker:
@@ -297,7 +300,7 @@ def sweep(jobs: Jobs, store: TokenStore, runs: RunStore,
             bar.set_postfix_str(f"{jobs[groups[g][0]][0]}{f' and {len(groups[g]) - 1} more' if len(groups[g]) > 1 else ''}: loss {at['loss']:.3f}", refresh=False)
             advance(g, size(groups[g]) * at["step"] // at["steps"])
         def finish(g, found):
-            began.pop(g, None)
+            began.pop(g, None); ended.add(g)
             for i, record in zip(groups[g], found):
                 records[jobs[i][1].hash] = record
                 if tracker: tracker.finish(record)
@@ -330,14 +333,17 @@ def _side_by_side(work: list[Jobs], store: TokenStore, runs: RunStore, workers: 
     "Train groups of runs in `workers` processes; the first error ends them all."
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a forked process must not inherit the threads of torch
-    queue = context.Queue()
+    queue, heard = context.Queue(), SimpleQueue()
+    def listen():  # until the end: a worker does not end before all that it reported is read, and one that is killed at a report leaves a reader waiting for the rest
+        for said in iter(queue.get, None): heard.put(said)
+    threading.Thread(target=listen, daemon=True).start()
     with ProcessPoolExecutor(workers, context, _begin, (queue, max(1, (os.cpu_count() or 1) // workers))) as pool:
         submit = lambda g, wait: pool.submit(_work, g, work[g], str(store.path), str(runs.folder), options, wait)
         futures = {submit(g, False): g for g in range(len(work))}
         try:
             while futures:
                 done, _ = wait(futures, timeout=.2, return_when=FIRST_COMPLETED)
-                while not queue.empty(): report(*queue.get())
+                while not heard.empty(): report(*heard.get())
                 for future in done:
                     g = futures.pop(future)
                     if (found := future.result()) is None: futures[submit(g, True)] = g  # another sweep is at it: the others first
@@ -351,3 +357,4 @@ def _side_by_side(work: list[Jobs], store: TokenStore, runs: RunStore, workers: 
         finally:
             if futures:
                 for worker in set(multiprocessing.active_children()) - others: worker.kill()  # their runs are in their checkpoints
+    queue.put(None)

@@ -7,7 +7,7 @@ __all__ = ['OPTIMISER', 'optimiser_settings', 'learning_rate', 'evaluate', 'auto
            'load_model', 'Clock', 'train', 'train_together', 'shape', 'averaged']
 
 # %% ../nbs/04b_trainer.ipynb #5d913edd
-import atexit, functools, gc, hashlib, json, math, os, platform, time
+import atexit, functools, gc, hashlib, json, math, os, platform, shutil, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +21,7 @@ import torch
 # %% ../nbs/04b_trainer.ipynb #1db65776
 from . import __version__
 from .corpus import TokenStore
-from .mixture import InputError, JsonDict
+from .mixture import InputError, JsonDict, open_to_others
 from .model import Nats, Stack, build_model, compiled, has_dropout, held_out, hide_tokens, keep_freed_memory, predictions, sequence_nats, training_keys
 from .runs import RunRecord, RunSpec
 from .sampler import Sampler
@@ -113,14 +113,17 @@ def save_checkpoint(path: Path, specs: list[RunSpec], model: torch.nn.Module, op
 def _save(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]):
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # one writer, who holds the run's lock: what a killed one left is written over
+    _clear(path); temporary = _beside(path) / path.name
     try:
+        temporary.parent.mkdir(parents=True)
         save_file(tensors, temporary, {**header, "sha256": _digest(tensors, header)})
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as e:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written ({e}); make room, or choose another folder") from None
+        open_to_others(temporary); os.replace(temporary, path)
+    except (SafetensorError, OSError) as e: raise OSError(f"{path}: cannot be written ({e}); make room, or choose another folder") from None
+    finally: _clear(path)
+
+# safetensors writes to a name of its own making before it renames: in a folder of its own what a killed process left is found. There is one writer, who holds the run's lock.
+def _beside(path: Path) -> Path: return path.with_name(f".{path.name}.tmp")
+def _clear(path: Path): shutil.rmtree(_beside(path), ignore_errors=True)
 
 def _digest(tensors: dict[str, torch.Tensor], header: dict[str, str]) -> str:
     "SHA-256 of the numbers, what they are called and how they are laid out, and what else is said of them."
@@ -221,6 +224,7 @@ def train_together(jobs: list[tuple[str, RunSpec]],  # a label for the record, a
                                    {"params": [p for p in model.parameters() if not matrix(p)], "weight_decay": 0.}],
                                   betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)
     progress, average = {"step": 0, "seconds": 0., "parts": {}, "runs": [{"curve": [], "evaluations": [], "reason": ""} for _ in jobs]}, None
+    if checkpoint: _clear(checkpoint)
     if checkpoint and checkpoint.exists(): progress, average = load_checkpoint(checkpoint, specs, model, optimizer)
     nats, wrapped = compiled() if compile else sequence_nats, model if sharded else accelerator.prepare_model(model)
     rows_at_once = micro_batch or max(1, spec.batch // accelerator.num_processes)

@@ -49,9 +49,10 @@ def test_killed_with_sigkill_and_continued_to_the_same_loss(store, spec, tmp_pat
         child.wait(600)
         killed_at.append(at)
         assert (tmp_path / "cut.safetensors").exists() and not (tmp_path / "cut.json").exists()
+    (tmp_path / ".cut.safetensors.tmp").mkdir(exist_ok=True); (tmp_path / ".cut.safetensors.tmp/.tmpAbCdEf").write_bytes(b"half")  # what a kill in the middle of a checkpoint leaves
     assert start(store, spec, tmp_path, "cut").wait(600) == 0
     assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
-    assert not (tmp_path / "cut.safetensors").exists()
+    assert not (tmp_path / "cut.safetensors").exists() and not list(tmp_path.glob(".*"))
     losses, errors, _, evaluations = json.loads((tmp_path / "whole.json").read_text())
     assert [e["step"] for e in evaluations] == [12, 24, 36] and evaluations[-1]["losses"] == losses
     assert all(2 < loss < math.log(512) for loss in losses.values()) and all(e > 0 for e in errors.values())
@@ -320,6 +321,8 @@ def test_kept_weights_are_the_judged_ones(plain, store, tmp_path):
     import torch
     jobs = neighbours(replace(plain, optimiser={**plain.optimiser, "average_last": 0.5}), store)
     for records, folder in ((train_together(jobs, store, keep=tmp_path / "together"), "together"), ([train(jobs[0][1], store, keep=tmp_path / "alone")], "alone")):
+        (tmp_path / "plain").touch()
+        assert {p.name: p.stat().st_mode for p in (tmp_path / folder).iterdir()} == {f"{r.spec.hash}.safetensors": (tmp_path / "plain").stat().st_mode for r in records}  # whole, and for others to read
         for r in records:
             model = load_model(r.spec, store, tmp_path / folder / f"{r.spec.hash}.safetensors")
             for domain in store.domains:
