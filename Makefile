@@ -32,7 +32,7 @@ endef
 test: $(STAMP) ## run every test, the notebooks among them, two at a time
 	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
-soak: $(STAMP) ## what takes too long for make test: a hundred kills, a thousand runs, a gigabyte of text (about an hour)
+soak: $(STAMP) ## what takes too long for make test: a hundred kills, a thousand runs, a gigabyte of text (about 20 minutes)
 	@HF_HUB_OFFLINE=1 MPLBACKEND=Agg .venv/bin/python -m pytest -m soak -s --durations=0
 
 bench: $(STAMP) ## time the package against the alternatives, side by side: records, pictures and a table in figures/bench
