@@ -494,7 +494,7 @@ def doctor(every: _option(bool, "--all", help="List the packages of an extra of 
 
 # %% ../nbs/14_cli.ipynb #9bd3de44
 _ways_out = {"EISDIR": "give a file, not a folder", "ENOTDIR": "a part of that path is a file; choose another place", "EEXIST": "a part of that path is a file; choose another place", "EACCES": "choose another place, or change its permissions",
-             "EPERM": "choose another place, or change its permissions", "EROFS": "choose a place that can be written to", "ENOSPC": "make room, or choose another place", "EFBIG": "make room, or choose another place", "ENOENT": "check the path"}
+             "EPERM": "choose another place, or change its permissions", "EROFS": "choose a place that can be written to", "ENOSPC": "make room, or choose another place", "EDQUOT": "make room, or choose another place", "EFBIG": "make room, or choose another place", "ENOENT": "check the path"}
 
 def _fail(why: str) -> NoReturn:
     "One line on standard error, ending the one that was begun, and exit status 1."
@@ -516,8 +516,9 @@ def main() -> None:
         if (e.name or "").partition(".")[0] == "autoscale": raise
         _fail(f"a package cannot be imported ({e}); run: autoscale doctor")
     except OSError as e:
-        if e.filename is None: raise
-        _fail(f"{e.filename}: {e.strerror}" + (f"; {way}" if (way := _ways_out.get(errno.errorcode.get(e.errno or 0, ""))) else ""))
+        way = _ways_out.get(errno.errorcode.get(e.errno or 0, ""))
+        if e.filename is None and way is None: raise
+        _fail((f"{e.filename}: " if e.filename is not None else "") + f"{e.strerror}" + (f"; {way}" if way else ""))
     except ValueError as e:
         from autoscale.mixture import InputError
         if not isinstance(e, InputError): raise

@@ -23,6 +23,7 @@ def _task(group: int, jobs: str, store: str, store_hash: str, folder: str, optio
     torch.set_num_threads(threads)
     here = open_store(store, verify=False)
     if here.hash != store_hash: raise InputError(f"{store}: the token store here is {here.hash}, the sweep's is {store_hash}; copy that one to this node")
+    options = {**options, "keep": options["keep"] and Path(options["keep"])}
     records = train_group([(name, RunSpec.from_dict(spec)) for name, spec in json.loads(jobs)], here, RunStore(folder), options, lambda at: queue.put((group, json.dumps(at))), wait)
     return None if records is None else json.dumps([record.to_dict() for record in records])
 
@@ -44,7 +45,7 @@ class RayCluster:
             if port.isdecimal(): socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for minutes
             if ours: ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
         except (ValueError, RuntimeError, OSError, OverflowError) as e: raise InputError(f"no Ray cluster answers at {self.address} ({' '.join(str(e).split())[:200]}); start one with `ray start --head`, and give its address") from None
-        try: self._train(work, store, runs, {**options, "reweight": None, "keep": None if options.get("keep") is None else str(options["keep"])}, report, finish, patience)
+        try: self._train(work, store, runs, {**options, "reweight": None, "keep": options["keep"] and str(Path(options["keep"]).resolve())}, report, finish, patience)
         finally:
             if ours: ray.shutdown()
 
@@ -57,11 +58,11 @@ class RayCluster:
             raise InputError(f"no node of the cluster at {self.address} has {self.cpus:g} cores and {self.gpus:g} GPUs for a run; ask for less")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        task = ray.remote(_task).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries, scheduling_strategy="SPREAD")
+        task = ray.remote(_task).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, scheduling_strategy="SPREAD")  # a retry of Ray's own would wait in its queue unseen, while patience runs
         def submit(g, wait):
             jobs = json.dumps([[name, spec.to_dict()] for name, spec in work[g]])
             return task.remote(g, jobs, str(Path(store.path).resolve()), store.hash, str(runs.folder.resolve()), options, max(1, int(self.cpus)), wait, queue)
-        waiting, seen = {submit(g, False): g for g in range(len(work))}, {}
+        waiting, seen, left = {submit(g, False): g for g in range(len(work))}, {}, [self.retries] * len(work)
         try:
             while waiting:
                 done, _ = ray.wait(list(waiting), timeout=.2)
@@ -71,6 +72,8 @@ class RayCluster:
                     try: found = ray.get(ref)
                     except RayTaskError as e: raise InputError(str(e.cause)) if isinstance(e.cause, InputError) else RuntimeError(f"{called(work[g])} failed on the cluster: {e.cause}") from None
                     except RayError as e:
+                        left[g] -= 1; seen.pop(g, None)
+                        if left[g] >= 0: waiting[submit(g, False)] = g; continue
                         raise InputError(f"{called(work[g])}: its workers died {self.retries + 1} times ({' '.join(str(e).split())[:300]}); finished runs are kept: run the sweep again, with more memory per run (cores, GPUs, a smaller micro_batch) if that was short") from None
                     if found is None: waiting[submit(g, True)] = g; continue  # another sweep is at it: the others first
                     seen.pop(g, None); records = [RunRecord.from_dict(d) for d in json.loads(found)]

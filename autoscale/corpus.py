@@ -8,7 +8,7 @@ __all__ = ['end_of_text', 'install_command', 'needs', 'file_sha256', 'cache_fold
            'TokenStore', 'open_store', 'build_store']
 
 # %% ../nbs/01_corpus.ipynb #b067d22f
-import glob, hashlib, itertools, json, multiprocessing, os, re, shutil, socket, sqlite3, sys, tempfile, threading
+import errno, glob, hashlib, itertools, json, multiprocessing, os, re, shutil, socket, sqlite3, sys, tempfile, threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -546,6 +546,8 @@ def _tokenize(folder: Path, spool: _Spool, domain: str, encode: Callable, dtype:
     return at["entries"]
 
 # %% ../nbs/01_corpus.ipynb #a8e04f31
+_no_room = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 def build_store(path: str | Path,  # the folder to make
                 domains: Mapping[str, Sequence[Source]],  # the sources of each domain, in order
                 tokenizer: str | Path | None = None,  # a `transformers` tokenizer (folder or name); None: train one
@@ -580,9 +582,10 @@ def build_store(path: str | Path,  # the folder to make
             if not any(f.stat().st_size for kind in ("scratch/*.text", "*.bin") for f in building.glob(kind)): shutil.rmtree(building, ignore_errors=True)
             raise e.__cause__ or e from None
         except InputError: shutil.rmtree(building, ignore_errors=True); raise
-        except OSError:
-            if not path.exists(): raise  # else another process was faster: its store is as good
-            shutil.rmtree(building, ignore_errors=True)
+        except (OSError, sqlite3.Error) as e:
+            if path.exists(): shutil.rmtree(building, ignore_errors=True)  # another process was faster: its store is as good
+            elif isinstance(e, OSError) and e.errno not in _no_room: raise
+            else: raise InputError(f"{building}: cannot be written ({getattr(e, 'strerror', e)}); make room and run the same again: it goes on where it was") from None
     store = open_store(path)
     differs = sorted(k for k in {*request, *store.manifest["request"]} if store.manifest["request"].get(k) != request.get(k))
     if differs: raise InputError(f"{path}: another store stands here, built with another {' and '.join(differs)}; delete the folder {path} to build it "

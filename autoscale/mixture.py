@@ -119,8 +119,8 @@ def open_to_others(path: str | Path) -> None:
 def _with_its_name(path: Path):  # a full disk does not say which file it had no room for
     try: yield
     except OSError as e:
-        if e.filename is None: e.filename = str(path)
-        raise
+        if e.filename is not None or e.errno is None: raise
+        raise OSError(e.errno, e.strerror, str(path)) from None  # an attribute that is set would not reach another process
 
 # %% ../nbs/00_mixture.ipynb #5c2e9d84
 def parse_json(text: str | bytes) -> Any:

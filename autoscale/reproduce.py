@@ -179,7 +179,7 @@ def execute(notebook: Path, executed: Path, parameters: JsonDict, show: bool = T
                                        kernel_name="python3", config=sockets, **shown, **({"stderr_file": terminal} if show else {}))
     except papermill.PapermillExecutionError as e:
         if e.ename == "InputError" or issubclass(getattr(builtins, e.ename, object), OSError):
-            raise InputError(f"{notebook.stem}: {e.evalue}") from None
+            raise InputError(f"{notebook.stem}: {e.evalue}" + "; make room, or choose another folder: --into DIR" * ("[Errno 28]" in e.evalue)) from None
         raise RuntimeError(f"{notebook.stem} failed with {e.ename}: {e.evalue}; see the last cells of {executed}") from None
     except RuntimeError as e: raise RuntimeError(f"{notebook.stem}: {e}; see {log}") from None
     return time.monotonic() - start

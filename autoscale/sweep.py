@@ -229,8 +229,11 @@ def _hold(jobs: Jobs, runs: RunStore, wait: bool, held: ExitStack) -> bool:
         path = runs.folder / "checkpoints" / f"{h}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        try: lock.acquire(blocking=wait)
-        except Timeout: return False
+        try: lock.acquire(blocking=False)
+        except Timeout:
+            if not wait: return False
+            print(f"{called(jobs)}: another sweep is at it (it holds {path}); waiting for it", file=sys.stderr)
+            lock.acquire()
         held.callback(_let_go, lock, path, runs.folder / f"{h}.json")
     return True
 

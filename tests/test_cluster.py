@@ -49,6 +49,11 @@ def training() -> list[int]:
     return found
 
 
+def parent(pid: int) -> int:
+    try: return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError: return 0
+
+
 def until(condition, what: str, seconds: float = 120):
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -58,21 +63,23 @@ def until(condition, what: str, seconds: float = 120):
 
 
 def test_a_worker_and_a_node_are_killed_and_nothing_is_lost_or_made_twice(nodes, jobs, store, tmp_path):
-    runs, seen, records = RunStore(tmp_path / "runs"), {}, []
+    runs, seen, records, keep = RunStore(tmp_path / "runs"), {}, [], tmp_path / "weights"
     made = sweep(jobs[:2], store, RunStore(runs.folder), workers=2)  # begun here, continued on the cluster
     before = written(runs)
-    sweeping = threading.Thread(target=lambda: records.extend(sweep(jobs, store, runs, checkpoint_seconds=.2, cluster=RayCluster(nodes.address))))
+    sweeping = threading.Thread(target=lambda: records.extend(sweep(jobs, store, runs, checkpoint_seconds=.2, keep=keep, patience=60, cluster=RayCluster(nodes.address))))
     sweeping.start()
     def halfway(): return list((runs.folder / "checkpoints").glob("*.safetensors")) and training()
     os.kill(until(halfway, "run under way")[0], signal.SIGKILL)
     until(lambda: len(written(runs)) > len(before), "record after a worker's death")
-    until(halfway, "run under way")
+    def at_work(): return halfway() and next((node for node in nodes.workers for p in training() if parent(p) == node.all_processes["raylet"][0].process.pid), None)
+    node = until(at_work, "run under way on a node")
     seen = written(runs)
-    nodes.remove_node(nodes.workers.pop(), allow_graceful=False)
+    nodes.workers.remove(node); nodes.remove_node(node, allow_graceful=False)
     sweeping.join(300)
     assert not sweeping.is_alive() and [r.name for r in records] == [name for name, _ in jobs] and {r.status for r in records} == {"finished"}
     assert records[:2] == made and {name: at for name, at in written(runs).items() if name in seen} == seen, "a finished run was written again"
     assert not list((runs.folder / "checkpoints").glob("*.lock"))
+    assert {p.stem for p in keep.glob("*.safetensors")} == {spec.hash for _, spec in jobs[2:]}  # the two that were trained before were not asked for theirs
     after = written(runs)
     assert sweep(jobs, store, runs, workers=2) == records and written(runs) == after  # and continued here: nothing is left to train
     alone = sweep(jobs, store, RunStore(tmp_path / "here"), workers=2)  # a thread for each, as on the nodes
@@ -102,6 +109,25 @@ def test_a_killed_driver_leaves_what_is_finished(nodes, jobs, store, tmp_path):
     assert 1 <= len(seen) < 4
     records = sweep(jobs[:4], store, runs, workers=2)
     assert len(records) == 4 and {name: written(runs)[name] for name in seen} == seen
+
+
+def test_a_task_that_hangs_ends_the_sweep_by_name(nodes, jobs, store, tmp_path):
+    runs, said = RunStore(tmp_path / "runs"), []
+    def run():
+        try: sweep(jobs[:1], store, runs, checkpoint_seconds=.2, patience=10, cluster=RayCluster(nodes.address))
+        except InputError as e: said.append(str(e))
+    sweeping = threading.Thread(target=run); sweeping.start()
+    until(lambda: list((runs.folder / "checkpoints").glob("*.safetensors")), "checkpoint")
+    stopped = training()
+    for pid in stopped: os.kill(pid, signal.SIGSTOP)
+    try: sweeping.join(90)
+    finally:
+        for pid in stopped:
+            try: os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError: pass
+    assert stopped and not sweeping.is_alive() and said == ["run 'base': no progress for 10 s; ended. Run the sweep again, with more patience if this is how slow it is"]
+    record, = sweep(jobs[:1], store, runs)
+    assert record.status == "finished"
 
 
 def test_what_a_cluster_cannot_do_is_said(nodes, jobs, store, tmp_path):
@@ -139,8 +165,10 @@ def test_an_array_of_slurm_trains_a_design(store, tmp_path):
     assert "#SBATCH --array=1-5" in script and len(list((tmp_path / "configs").glob("*.json"))) == 5
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "STORE": str(store.path), "RUNS": str(tmp_path / "runs"), "SETTINGS": str(tmp_path / "settings.yml")}
     for entry in (2, 5, 2):
+        before = written(RunStore(tmp_path / "runs"))
         ran = subprocess.run(["bash", tmp_path / "all.sh"], capture_output=True, text=True, env={**environment, "SLURM_ARRAY_TASK_ID": str(entry)}, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
+        assert len(written(RunStore(tmp_path / "runs"))) <= 2 and {name: written(RunStore(tmp_path / "runs"))[name] for name in before} == before and ("tokens/s" in ran.stderr) == (len(before) < 2)
     runs = RunStore(tmp_path / "runs")
     names = [json.loads(p.read_text())["run"] for p in sorted((tmp_path / "configs").glob("*.json"))]
     assert sorted(r.name for r in runs) == sorted([names[1], names[4]])

@@ -150,6 +150,37 @@ def test_a_full_disk_is_named_and_nothing_half_is_left(plain, store, tmp_path):
     assert f"{jobs[0][1].hash}.json" in done.stderr and ".tmp" not in done.stderr
 
 
+FILLED = """
+import subprocess, sys
+from pathlib import Path
+disk, sizes, command = Path(sys.argv[1]), sys.argv[2].split(), [sys.executable, "-c", "from autoscale.cli import main; main()", *sys.argv[3:]]
+for size in sizes:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.returncode, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "", sep="|")
+    assert "Traceback" not in done.stderr, done.stderr
+"""
+
+
+def test_a_corpus_on_a_disk_that_is_full_again_and_again_ends_in_the_same_store(store, tmp_path):
+    "Full at the table of documents, the tokenizer, the text, the tokens: each time one line, and the next one goes on."
+    (tmp_path / "disk").mkdir(); (tmp_path / "disk/kept").write_text("")
+    done = in_a_small_world(f"mount -t tmpfs -o size=50k none {tmp_path}/disk", FILLED + "from autoscale.corpus import open_store; print(open_store(disk / 'store').hash)\n",
+                            tmp_path / "disk", "100k 1m 3m 6m 100m", "corpus", "build", tmp_path / "disk/store", "--domains", "stdlib", "--vocab-size", "512", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    *said, built = done.stdout.splitlines()
+    full = [line for line in said if line.startswith("1|")]
+    assert len(full) >= 3 and all(re.search(r"cannot be written \(.*\); make room and run the same again: it goes on where it was$|No space left on device; make room, or choose another place$", line) for line in full), said
+    assert said[-1].startswith("0|") and built == store.hash
+
+
+def test_a_reproduction_on_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "disk").mkdir()
+    done = in_a_small_world(f"mount -t tmpfs -o size=100k none {tmp_path}/disk", FILLED, tmp_path / "disk", "200k 1500k", "reproduce", "--source", "published", "--into", tmp_path / "disk", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(re.fullmatch(r"1\|.*No space left on device.*; make room, or choose another .*", line) for line in done.stdout.splitlines()), done.stdout
+
+
 def test_a_limit_on_file_sizes_is_a_full_disk_too(plain, store, tmp_path):
     "For machines where nothing can be mounted: the kernel refuses to write past a limit."
     laid_out("checkpoint", tmp_path, plain, store); (tmp_path / "small").mkdir()
@@ -246,13 +277,28 @@ JUMPS = 1
 
 TWICE = COMMON + """
 from autoscale.sweep import sweep
-put = RunStore.put
-def noted(self, record):
-    with open(folder / "trained", "a") as f: f.write(record.spec.hash + "\\n")
-    return put(self, record)
-RunStore.put = noted
+from autoscale import trainer
+train_together = trainer.train_together
+def noted(jobs, *rest, **options):
+    with open(folder / "trained", "a") as f: f.write("".join(spec.hash + "\\n" for _, spec in jobs))
+    return train_together(jobs, *rest, **options)
+trainer.train_together = noted
 sweep(jobs, open_store(store), RunStore(folder / "runs"))
 """
+
+
+@pytest.mark.parametrize("kind", ["a record", "a text file"])
+def test_a_file_that_was_not_renamed_yet_is_not_there(kind, plain, store, tmp_path):
+    "Killed between the last byte and the name: nothing new is there, and what was there is as it was."
+    laid_out("records", tmp_path, plain, store); (tmp_path / "x").mkdir()
+    old = RunRecord.from_dict(json.loads((tmp_path / "record.json").read_text())); runs = RunStore(tmp_path / "x/runs")
+    for before in (False, True):
+        if before: runs.put(old); (tmp_path / "x/text").write_text("as it was")
+        script = COMMON + "import os, signal\nsys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == 'os.rename' else None)\n" + (
+            "runs, record = RunStore(folder / 'runs'), RunRecord.from_dict(json.loads((folder.parent / 'record.json').read_text()))\nfrom dataclasses import replace\nruns.put(replace(record, reason='new'))" if kind == "a record" else
+            "from autoscale.mixture import atomic_write\nwith atomic_write(folder / 'text') as f: f.write('new')")
+        assert subprocess.run([sys.executable, "-c", script, tmp_path / "x", store.path], capture_output=True).returncode == -signal.SIGKILL, "it was not renamed"
+        assert runs.get(old.spec) == (old if before else None) and (tmp_path / "x/text").exists() == before and (not before or (tmp_path / "x/text").read_text() == "as it was")
 
 
 def test_two_sweeps_into_one_folder_train_each_run_once(plain, store, tmp_path):
