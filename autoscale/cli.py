@@ -369,7 +369,8 @@ def corpus_info(store: Annotated[Path, typer.Argument(metavar="STORE", help="A t
 
 # %% ../nbs/14_cli.ipynb #c958a512
 @app.command(short_help="Lay out the runs to train, as a table and as configs.", epilog=_examples("autoscale design design.csv --domains web,code,books --tokens 0.3B,1.2B", "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --configs configs --framework megatron-lm \\", "    --paths web=/data/web,code=/data/code",
-                                                                                                                 "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --configs configs --framework lingua --tokens-per-document mean.json"))
+                                                                                                                 "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --configs configs --framework lingua --tokens-per-document mean.json",
+                                                                                                                 "autoscale design design.csv --domains web,code --tokens 0.3B,1.2B \\", "    --multiple 1024 --slurm runs.sh"))
 def design(out: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run table to write; its losses are for you to fill in.")],
            domains: _option(str, metavar="NAMES", help="Names, separated by commas."),
            tokens: _option(str, metavar="TOKENS", help="Budgets of the base runs, e.g. 0.3B,1.2B: one design for each."),
@@ -425,7 +426,8 @@ def _cluster(address: str, cpus: float, gpus: float):
     from autoscale.cluster import RayCluster
     return RayCluster(address, cpus, gpus)
 
-@app.command(epilog=_examples("autoscale sweep design.csv --store store --runs runs --out runs.csv \\", "    --settings nbs/paper/profiles/smoke.yml --track tensorboard", "autoscale sweep design.csv --store /data/store --runs runs --out runs.csv \\", "    --settings smoke.yml --ray 10.0.0.1:6379 --gpus-per-run 1"))
+@app.command(epilog=_examples("autoscale sweep design.csv --store store --runs runs --out runs.csv \\", "    --settings nbs/paper/profiles/smoke.yml --track tensorboard", "autoscale sweep design.csv --store /data/store --runs runs --out runs.csv \\", "    --settings smoke.yml --ray 10.0.0.1:6379 --gpus-per-run 1",
+                             "autoscale sweep design.csv --store store --runs runs --settings smoke.yml \\", "    --only 3 --patience 3600"))
 def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run table without losses, as `autoscale design` writes it.")],
           store: _option(Path, metavar="STORE", help="Token store, as `autoscale corpus build` makes it."),
           runs: _option(Path, metavar="DIR", help="Folder of run records; finished ones are not trained again."),
@@ -436,7 +438,7 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
           ray: _option(str | None, metavar="ADDRESS", help="Train on this Ray cluster, a task for each run: HOST:PORT of its head, auto on one of its nodes, or ray://HOST:PORT. Its nodes need this package and the token store at the same path.") = None,
           cpus_per_run: _option(float, metavar="N", min=.01, help="Cores of a node that a run is given, with --ray.") = 1.,
           gpus_per_run: _option(float, metavar="N", min=0., help="GPUs of a node that a run is given, with --ray.") = 0.,
-          patience: _option(float | None, metavar="SECONDS", min=1., help="End the sweep where a run shows no progress for so long; what it reached is in its checkpoint.") = None,
+          patience: _option(float | None, metavar="SECONDS", min=1., help="End the sweep where a run shows no progress for so long; what it reached is in its checkpoint. Runs report every hundredth of their steps: allow for that, an evaluation and, at first, compilation.") = None,
           json_path: Json = None):
     "Train every run of a design, here or on a cluster; what has a record is not trained again."
     _begin(f"runs of {design}, into {runs}")

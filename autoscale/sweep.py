@@ -222,9 +222,9 @@ def train_group(jobs: Jobs, store: TokenStore, runs: RunStore,
             raise RuntimeError(f"{called(jobs)} failed with {type(e).__name__}: {e}") from e
 
 def _hold(jobs: Jobs, runs: RunStore, wait: bool, held: ExitStack) -> bool:
-    "Take the locks of the runs, so that of two sweeps into one folder one trains a run. They go with the process that holds them, however it ends. Ranks of one launch do not lock one another out."
+    "Take the locks of the runs, so that of two sweeps into one folder one trains a run. They go with the process that holds them, however it ends. Ranks of a launch take none: they would lock one another out."
     from filelock import FileLock, Timeout
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1: return True
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1": return True
     for h in sorted(spec.hash for _, spec in jobs):  # in one order: no two sweeps wait for each other
         path = runs.folder / "checkpoints" / f"{h}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)

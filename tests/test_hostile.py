@@ -1,6 +1,7 @@
 """Input from anybody: whatever a file says, it is read as a valid object or refused in one line; nothing runs, nothing hangs, nothing is written elsewhere."""
 import ast
 import bz2
+import faulthandler
 import gzip
 import io
 import json
@@ -46,6 +47,14 @@ def fuzz(examples):
 
 
 # ---- the property ----
+
+@pytest.fixture(autouse=True)
+def not_for_ever():
+    "A reader that hangs ends the process, and is shown."
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
 
 @pytest.fixture
 def folder(tmp_path):
