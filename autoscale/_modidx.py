@@ -814,6 +814,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'autoscale.sweep._hold': ('sweep.html#_hold', 'autoscale/sweep.py'),
                                  'autoscale.sweep._let_go': ('sweep.html#_let_go', 'autoscale/sweep.py'),
                                  'autoscale.sweep._side_by_side': ('sweep.html#_side_by_side', 'autoscale/sweep.py'),
+                                 'autoscale.sweep._together': ('sweep.html#_together', 'autoscale/sweep.py'),
                                  'autoscale.sweep._tracker': ('sweep.html#_tracker', 'autoscale/sweep.py'),
                                  'autoscale.sweep._under_way': ('sweep.html#_under_way', 'autoscale/sweep.py'),
                                  'autoscale.sweep._work': ('sweep.html#_work', 'autoscale/sweep.py'),

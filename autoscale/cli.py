@@ -433,7 +433,7 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
           runs: _option(Path, metavar="DIR", help="Folder of run records; finished ones are not trained again."),
           settings: _option(Path, metavar="FILE.yml", help="model, optimiser, context, batch, precision, seeds, evaluation_sequences, workers, stack, compile: a profile of the reproduction, for example."),
           track: _option(str | None, metavar="NAME", help="Draw the curves in this tracker while they grow: tensorboard, wandb, trackio or another that accelerate knows.", autocompletion=_complete(lambda: ("tensorboard", "wandb", "trackio", "aim", "mlflow", "comet_ml", "clearml", "dvclive", "swanlab"))) = None,
-          out: _option(Path | None, metavar="RUNS.csv", help="Run table with losses to write.") = None,
+          out: _option(Path | None, metavar="RUNS.csv", help="Run table with losses to write, when all runs are trained. This or --only.") = None,
           only: _option(str | None, metavar="RUN", help="Train this run alone: its name in the design, or its number from 1. For job arrays; no table is written.") = None,
           ray: _option(str | None, metavar="ADDRESS", help="Train on this Ray cluster, a task for each run: HOST:PORT of its head, auto on one of its nodes, or ray://HOST:PORT. Its nodes need this package and the token store at the same path.") = None,
           cpus_per_run: _option(float, metavar="N", min=.01, help="Cores of a node that a run is given, with --ray.") = 1.,
@@ -445,7 +445,9 @@ def sweep(design: Annotated[Path, typer.Argument(metavar="DESIGN.csv", help="Run
     from autoscale.corpus import open_store
     from autoscale.runs import RunStore, read_run_table, run_table, write_run_table
     from autoscale.sweep import jobs_from_design, read_settings, sweep as run_sweep
-    if (out is None) == (only is None): _refuse("--out RUNS.csv is for the table of all runs, --only RUN trains one of them and writes none; give one of the two")
+    if out is None and only is None: _refuse("neither --out nor --only is given: --out RUNS.csv trains all runs and writes their table, --only RUN trains one; give one of the two")
+    if out and only is not None: _refuse("--out RUNS.csv is for the table of all runs, --only RUN trains one of them and writes none; give one of the two")
+    if not ray and (cpus_per_run, gpus_per_run) != (1, 0): _refuse("--cpus-per-run and --gpus-per-run are for the tasks of a cluster; give its address with --ray, or leave them out")
     table = read_run_table(design, trained=False); chosen = read_settings(settings); corpus = open_store(store)
     cluster = _cluster(ray, cpus_per_run, gpus_per_run) if ray else None
     records = run_sweep(jobs_from_design(table, corpus.hash, chosen, only), corpus, RunStore(runs), workers=chosen["workers"], stack=chosen["stack"], micro_batch=chosen["micro_batch"], compile=chosen["compile"], track=track, patience=patience, cluster=cluster)

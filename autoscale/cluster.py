@@ -95,7 +95,7 @@ def slurm_script(design: Path, runs: int,  # the design table, and how many runs
     for path in (str(design), name):
         if not path.isprintable(): raise InputError(f"{path!r}: the path cannot stand in a script; rename the file")
     return f"""#!/bin/bash
-# Trains the {runs} runs of a design, one an entry of the array. Submit it with the places of what the runs share:
+# Trains the {runs} runs of a design, one an entry of the array. Edit the lines of #SBATCH for your nodes, and submit it with the places of what the runs share:
 #   sbatch --export=ALL,STORE=/data/store,RUNS=/data/runs,SETTINGS=/data/settings.yml {shlex.quote(name)}
 # A run that has its record in RUNS is not trained again: after failures, submit it again. When all are there, write the table with
 #   autoscale sweep {shlex.quote(str(design))} --store "$STORE" --runs "$RUNS" --settings "$SETTINGS" --out runs.csv

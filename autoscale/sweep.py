@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .corpus import TokenStore, open_store
-from .mixture import InputError, JsonDict, Mixture, format_tokens, mixture_to_dict, parse_yaml, round_to_total
+from .mixture import InputError, JsonDict, Mixture, atomic_write, format_tokens, mixture_to_dict, parse_yaml, round_to_total
 from .runs import RunRecord, RunSpec, RunStore, RunTable
 from .sampler import schedule
 
@@ -116,6 +116,8 @@ def read_settings(path: str | Path) -> JsonDict:
     try: found = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read as YAML ({e})") from None
     if not isinstance(found, dict): raise InputError(f"{path}: is not a list of `name: value`")
+    for name in found:
+        if name not in _settings and (near := difflib.get_close_matches(str(name), _settings, 1, .8)): raise InputError(f"{path}: there is no setting {name!r}; did you mean {near[0]}?")
     settings = {name: found.get(name, default) for name, default in _settings.items()}
     missing = [name for name, value in settings.items() if value is None and name not in ("micro_batch", "masked")]
     if missing: raise InputError(f"{path}: {', '.join(missing)} not given")
@@ -172,8 +174,10 @@ def _check(jobs: Jobs, store: TokenStore, stack: int, compile: bool, reweight):
             built.add(model)
         except InputError as e: raise InputError(f"run {name!r}: {e}") from None
 
-def _under_way(jobs: Jobs, waiting: list[int], checkpoints: Path) -> list[list[int]]:
-    "The groups that an interrupted sweep left checkpoints of. They stay together: a checkpoint of three runs is of no use to two of them, also where one has its record already. A checkpoint whose runs all have one goes."
+def _together(jobs: Jobs) -> str: return hashlib.sha256("".join(spec.hash for _, spec in jobs).encode()).hexdigest()[:16]
+
+def _under_way(jobs: Jobs, waiting: list[int], stack: int, checkpoints: Path) -> list[list[int]]:
+    "The groups that an interrupted sweep left checkpoints of, or had laid out. They stay together, also where one has its record already: a checkpoint of three runs is of no use to two of them, and in other company a run is rounded otherwise. What tells of runs that all have records goes, and so does a group larger than `stack` that has no checkpoint."
     from safetensors import SafetensorError, safe_open
     index, todo, groups = {spec.hash: i for i, (_, spec) in reversed(list(enumerate(jobs)))}, {jobs[i][1].hash for i in waiting}, []
     for path in sorted(checkpoints.glob("*.safetensors")):
@@ -183,12 +187,19 @@ def _under_way(jobs: Jobs, waiting: list[int], checkpoints: Path) -> list[list[i
         if not all(h in index for h in hashes): continue  # another sweep's
         if not todo.intersection(hashes): path.unlink(missing_ok=True)
         elif not any(index[h] in group for group in groups for h in hashes): groups.append([index[h] for h in hashes])
+    begun = {i for group in groups for i in group}
+    for path in sorted(checkpoints.glob("*.group")):
+        try: hashes = path.read_text(encoding="utf-8").split()
+        except (OSError, ValueError): continue
+        if not hashes or not all(h in index for h in hashes): continue
+        if not todo.intersection(hashes) or (len(hashes) > stack and not begun.intersection(index[h] for h in hashes)): path.unlink(missing_ok=True)
+        elif not any(index[h] in group for group in groups for h in hashes): groups.append([index[h] for h in hashes])
     return groups
 
 def _groups(jobs: Jobs, waiting: list[int], stack: int, workers: int, checkpoints: Path) -> list[list[int]]:
     "What is trained as one model: what was, and then up to `stack` runs of one shape, in as many groups as keep every worker busy; the longest first, so that none is left alone at the end."
     from autoscale.trainer import shape
-    groups, alike = _under_way(jobs, waiting, checkpoints), {}
+    groups, alike = _under_way(jobs, waiting, stack, checkpoints), {}
     for i in waiting:
         if not any(i in group for group in groups): alike.setdefault(shape(jobs[i][1]), []).append(i)
     for same in alike.values():
@@ -208,11 +219,13 @@ def train_group(jobs: Jobs, store: TokenStore, runs: RunStore,
         try:
             if not _hold(jobs, runs, wait, held): return None
             report(None)
-            checkpoint = lambda some: runs.folder / "checkpoints" / f"{hashlib.sha256(''.join(spec.hash for _, spec in some).encode()).hexdigest()[:16]}.safetensors"
+            checkpoint = lambda some: runs.folder / "checkpoints" / f"{_together(some)}.safetensors"
+            laid_out = checkpoint(jobs).with_suffix(".group")
             left, trained = [job for job in jobs if not runs.path(job[1]).exists()], []
             if left:
-                if checkpoint(jobs).exists(): left = jobs  # of use to all of them only
+                if checkpoint(jobs).exists() or laid_out.exists(): left = jobs  # of use to all of them only; rounded as with all of them
                 trained = train_together(left, store, checkpoint=checkpoint(left), report=report, put=lambda record: runs.path(record.spec).exists() or runs.put(record), **options)
+            laid_out.unlink(missing_ok=True)
             made = {record.spec.hash: record for record in trained}  # of several ranks one writes them, perhaps later than this one looks
             return [runs.get(spec) or made[spec.hash] for _, spec in jobs]
         except (InputError, OSError) as e: raise InputError(f"{called(jobs)}: {e}") from None  # OSError: a full disk, a folder that cannot be written
@@ -311,6 +324,9 @@ def sweep(jobs: Jobs, store: TokenStore, runs: RunStore,
             count(); advance(g, size(groups[g]))
         count()
         work = [[jobs[i] for i in group] for group in groups]
+        for together in work:
+            if stack > 1:
+                with atomic_write(runs.folder / "checkpoints" / f"{_together(together)}.group") as f: f.write("\n".join(spec.hash for _, spec in together) + "\n")
         if cluster and work: cluster.train(work, store, runs, options, report, finish, patience)
         elif workers == 1 and not patience:
             busy = [g for g, together in enumerate(work) if not _here(g, together, store, runs, options, report, finish, wait=False)]  # another sweep is at these: ours first
@@ -352,7 +368,7 @@ def _side_by_side(work: list[Jobs], store: TokenStore, runs: RunStore, workers: 
                     if (found := future.result()) is None: futures[submit(g, True)] = g  # another sweep is at it: the others first
                     else: finish(g, found)
                 hung = [g for g, at in began.items() if patience and time.monotonic() - at > patience]
-                if hung: raise InputError(f"{called(work[hung[0]])}: no progress for {patience:g} s; ended. What was reached is in the checkpoint: run the sweep again, with more patience if this is how slow it is")
+                if hung: raise InputError(f"{called(work[hung[0]])}: no progress for {patience:g} s; ended. What was reached is in the checkpoint, if there was one yet: run the sweep again, with more patience if this is how slow it is")
         except BrokenProcessPool:
             if not began: raise InputError("the processes that were to train died before their first run; above is why. A script that calls sweep() with workers does so below `if __name__ == \"__main__\":`") from None
             raise InputError(f"a process was killed under {called([job for g in sorted(began) for job in work[g]])} (by whom is not known; most often the kernel, on a machine without memory left: see `dmesg`); finished runs are kept, and these go on from their checkpoints: run the sweep again, "

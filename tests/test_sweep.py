@@ -322,6 +322,25 @@ def test_a_killed_stacked_sweep_goes_on_from_its_checkpoints(store, spec, tmp_pa
     assert not list(checkpoints.glob("*"))
 
 
+def test_a_stacked_sweep_that_is_killed_before_its_first_checkpoint_ends_in_the_same_bits(store, spec, tmp_path):
+    "A run is rounded otherwise in other company: what was laid out together stays together."
+    base = replace(_plain(spec), mixture=Mixture.uniform(store.domains, 288 * 64, multiple=64))
+    jobs = [(f"seed {k}", replace(base, seed=k)) for k in range(10)]  # in groups of 3, 3, 2 and 2
+    runs, checkpoints = RunStore(tmp_path / "runs"), tmp_path / "runs/checkpoints"
+    child = subprocess.Popen(_command(tmp_path, CHILD.replace("workers=2, checkpoint_seconds=0.2", "workers=2, stack=3, checkpoint_seconds=1000"), store, jobs), stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 600
+    while not list(runs.folder.glob("*.json")): assert child.poll() is None and time.monotonic() < deadline; time.sleep(.01)
+    os.killpg(child.pid, signal.SIGKILL); child.wait()
+    done = {r.spec.hash for r in runs}
+    assert 0 < len(done) <= 6 and len(list(checkpoints.glob("*.group"))) >= 2 and not list(checkpoints.glob("*.safetensors"))
+    shutil.copytree(runs.folder, tmp_path / "smaller")
+    short = sweep(jobs, store, RunStore(tmp_path / "smaller"), stack=1)  # what a machine with less memory is asked for
+    assert {r.machine["stacked"] for r in short if r.spec.hash not in done} == {1}
+    records, alone = sweep(jobs, store, runs, workers=2, stack=3), sweep(jobs, store, RunStore(tmp_path / "alone"), workers=2, stack=3)
+    assert [(r.losses, [c["loss"] for c in r.curve], r.machine["stacked"]) for r in records] == [(r.losses, [c["loss"] for c in r.curve], r.machine["stacked"]) for r in alone]
+    assert not list(checkpoints.glob("*")) and not list((tmp_path / "smaller/checkpoints").glob("*"))
+
+
 KILLED_AT_ITS_RECORDS = """
 import json, os, signal, sys
 from pathlib import Path
